@@ -1,9 +1,11 @@
 """The networks by name: `NAME(shape, classes, **options) -> nn.Module`.
 
-Each module is called as (x, noise_label, cond, masks). shape: of one sample; classes: number of
-labels, 0 for none; features: of float conditions, how many numbers a sample has. cond is labels,
+Each module is called as (x, noise_label, cond, masks, end). shape: of one sample; classes: number
+of labels, 0 for none; features: of float conditions, how many numbers a sample has. cond is labels,
 features, or a dict with "label", "features" and "mask" (False where a sample has no element): what
-a factory takes of these is its `takes`.
+a factory takes of these is its `takes`. ends: how many numbers `end` `[B, ends]` tell a two-time
+network where its answer leads (`fewstep.networks.ends`), 0 for a one-time network; before training
+they change nothing.
 
 A function here declares the options of a network, their defaults and their help, and names the
 class that takes them. The class is imported when a network is built, so that reading options needs
@@ -43,6 +45,7 @@ def mlp(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 256,
     depth: int = 4,
@@ -67,6 +70,7 @@ def song_unet(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 128,
     mult: tuple[int, ...] = (2, 2, 2),
@@ -116,6 +120,7 @@ def adm_unet(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 192,
     mult: tuple[int, ...] = (1, 2, 3, 4),
@@ -160,6 +165,7 @@ def edm2_unet(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 192,
     mult: tuple[int, ...] = (1, 2, 3, 4),
@@ -206,6 +212,7 @@ def dit(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     patch: int | tuple[int, ...] = 2,
     width: int = 384,
@@ -237,6 +244,7 @@ def uvit(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 256,
     mult: tuple[int, ...] = (1, 2, 4),
@@ -271,6 +279,7 @@ def unet(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 48,
     mult: tuple[int, ...] = (1, 1, 1),
@@ -299,6 +308,7 @@ def set_transformer(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
+    ends: int = 0,
     *,
     width: int = 64,
     depth: int = 3,

@@ -16,6 +16,7 @@ from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
 from fewstep.networks.dropout import Masks, masks_for
 from fewstep.networks.embedding import Positional, rows_of
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.unet_blocks import (
     Block,
     Conv,
@@ -37,7 +38,7 @@ def check(head_channels: int, heads: int | None, group: int) -> None:
 
 
 class AdmUNet(nn.Module):
-    """ADM. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
+    """ADM. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks, end) -> like x.
 
     cond: labels `[B]` int64 with -1 for none, features `[B, ...]`, or a dict of "label",
     "features", "augment" and "mask", where x counts as 0 if False. Features are embedded as augment
@@ -50,6 +51,7 @@ class AdmUNet(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -70,6 +72,7 @@ class AdmUNet(nn.Module):
         check(head_channels, heads, group)
         self.classes = classes
         self.features = features
+        self.ends = ends
         self.augment = augment
         self.dropout = dropout
         self.dropout_resolutions = dropout_resolutions
@@ -108,6 +111,7 @@ class AdmUNet(nn.Module):
         self.out_norm = GroupNorm(widths[0], self.style.eps, group)
         self.out_conv = Conv(widths[0], shape[0], 3)
         initialise(self)
+        self.end = EndEmbedding(ends, emb)
 
     def build(self, layers: list[Layer], first: int) -> dict[str, nn.Module]:
         """The blocks by name; where `plain`, those that resample are single convolutions."""
@@ -126,7 +130,7 @@ class AdmUNet(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
+    def embed(self, noise_label: Tensor, cond: Any, end: Tensor | None) -> Tensor:
         dtype = self.map_layer0.weight.dtype
         rows = rows_of(cond, self.classes, self.features, self.augment, dtype)
         emb = self.map_noise(noise_label).to(dtype)
@@ -137,12 +141,17 @@ class AdmUNet(nn.Module):
         emb = self.map_layer1(silu(self.map_layer0(emb)))
         if self.map_label is not None:
             emb = emb + self.map_label(rows.label)
-        return silu(emb)
+        return silu(self.end(emb, end))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embed(noise_label, cond)
+        emb = self.embed(noise_label, cond, end)
 
         # Encoder.
         h = apply_mask(x, cond)

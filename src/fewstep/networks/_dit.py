@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, silu
 
 from fewstep.base.conditions import apply_mask, mask_of
 from fewstep.base.errors import require
 from fewstep.networks import blocks
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.patches import grid_of, patch_of, patchify, unpatchify
 from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positions, zero
 
@@ -53,7 +54,7 @@ class Block(blocks.Block):
 
 
 class DiT(nn.Module):
-    """The transformer. forward(x `[B, C, *axes]`, noise_label `[B]`, cond, masks) -> like x.
+    """The transformer. forward(x `[B, C, *axes]`, noise_label `[B]`, cond, masks, end) -> like x.
 
     cond: labels `[B]` int64 (-1 is no label: its embedding is 0), features `[B, ...]`, or a dict
     of "label", "features" and "mask". Where the mask is False x counts as 0, and no token attends
@@ -68,6 +69,7 @@ class DiT(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         patch: int | Sequence[int],
         width: int,
@@ -81,6 +83,7 @@ class DiT(nn.Module):
         require(depth > 0, "depth", depth, "at least 1 block")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
         probability(dropout)
+        self.ends = ends
         self.patch = patch_of(patch, shape[1:])
         self.dropout = dropout
         size = shape[0] * math.prod(self.patch)
@@ -96,15 +99,21 @@ class DiT(nn.Module):
         self.outlet = nn.Linear(width, size)
         zero(self.modulate)
         zero(self.outlet)
+        self.end = EndEmbedding(ends, width)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embedding(noise_label, cond)
+        emb = silu(self.end(self.embedding(noise_label, cond), end))
 
         # Tokens.
         h = self.inlet(patchify(apply_mask(x, cond), self.patch)) + self.positions

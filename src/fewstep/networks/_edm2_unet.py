@@ -18,6 +18,7 @@ from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.edm2_layers import (
     Fourier,
     MPConv,
+    MPMlp,
     mp_cat,
     mp_silu,
     mp_sum,
@@ -25,6 +26,7 @@ from fewstep.networks.edm2_layers import (
     unit,
 )
 from fewstep.networks.embedding import rows_of
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.transformer_blocks import levels_fit
 
 
@@ -153,7 +155,7 @@ def check(
 
 
 class EDM2UNet(nn.Module):
-    """The U-Net. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
+    """The U-Net. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks, end) -> like x.
 
     cond: labels `[B]` int64 (-1 is the zero row that EDM2 drops labels to), features `[B, ...]`, or
     a dict of "label", "features" and "mask". Where the mask is False, x and its channel of ones
@@ -167,6 +169,7 @@ class EDM2UNet(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -191,6 +194,7 @@ class EDM2UNet(nn.Module):
         check(blocks, noise_channels, embedding, head_channels, clip)
         self.classes = classes
         self.features = features
+        self.ends = ends
         self.sizes = shape[1:]
         self.attention = attention
         self.dropout = probability(dropout)
@@ -212,6 +216,7 @@ class EDM2UNet(nn.Module):
         self.enc = self.build(down, 0, common, encoder=True)
         self.dec = self.build(up, len(down), common, encoder=False)
         self.out_conv = MPConv(widths[0], shape[0], 3)
+        self.end = EndEmbedding(ends, embedding, MPMlp)
 
     def build(
         self, parts: Sequence[Part], first: int, common: Common, *, encoder: bool
@@ -244,8 +249,10 @@ class EDM2UNet(nn.Module):
         """Overwrites the weights by their normalised values: once per step; outputs stay."""
         normalise_weights(self)
 
-    def embed(self, noise_label: Tensor, cond: Any, dtype: torch.dtype) -> Tensor:
-        """The embedding `[B, embedding]` of noise label, class and features."""
+    def embed(
+        self, noise_label: Tensor, cond: Any, end: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """The embedding `[B, embedding]` of noise label, class, features and end."""
         rows = rows_of(cond, self.classes, self.features, 0, dtype)
         emb = self.emb_noise(self.emb_fourier(noise_label).to(dtype))
         if self.emb_label is not None and rows.label is not None:
@@ -254,12 +261,17 @@ class EDM2UNet(nn.Module):
         if self.emb_features is not None and rows.features is not None:
             given = unit(pad(rows.features, (0, 1), value=1.0), [1])
             emb = mp_sum(emb, self.emb_features(given), self.label_balance)
-        return mp_silu(emb)
+        return mp_silu(self.end(emb, end))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embed(noise_label, cond, x.dtype)
+        emb = self.embed(noise_label, cond, end, x.dtype)
 
         # Encoder.
         ones = apply_mask(torch.ones_like(x), cond).amax(1, keepdim=True)

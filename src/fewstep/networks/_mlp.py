@@ -16,6 +16,7 @@ from fewstep.networks import blocks
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.embedding import NoiseFeatures, features_fit, labels_fit, parts_of
+from fewstep.networks.ends import EndEmbedding
 
 
 class Block(blocks.Block):
@@ -39,10 +40,10 @@ class Block(blocks.Block):
 class ResidualMLP(nn.Module):
     """Flat data through residual blocks; every block sees the noise label and the class.
 
-    forward(x `[B, *shape]`, noise_label `[B]`, cond, masks) -> like x, where cond is labels `[B]`
-    int64 (-1 is no label: a zero embedding), features `[B, ...]` of floats, or a dict with "label"
-    and "features". A network with classes needs labels, one without takes none, and likewise
-    features; each mistake is a UserError.
+    forward(x `[B, *shape]`, noise_label `[B]`, cond, masks, end `[B, ends]`) -> like x, where cond
+    is labels `[B]` int64 (-1 is no label: a zero embedding), features `[B, ...]` of floats, or a
+    dict with "label" and "features". A network with classes needs labels, one without takes none,
+    and likewise features and end; each mistake is a UserError.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ResidualMLP(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         depth: int,
@@ -61,6 +63,7 @@ class ResidualMLP(nn.Module):
         require(depth > 0, "depth", depth, "at least 1 block")
         probability(dropout)
         self.classes = classes
+        self.ends = ends
         self.dropout = dropout
         size = math.prod(shape)
         embedding = 64
@@ -77,12 +80,13 @@ class ResidualMLP(nn.Module):
         self.given = nn.Linear(features, embedding) if features else None
         is_both = bool(features) and features_at == "both"
         self.beside = nn.Linear(features, width, bias=False) if is_both else None
+        self.end = EndEmbedding(ends, embedding)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
+    def embed(self, noise_label: Tensor, cond: Any, end: Tensor | None) -> Tensor:
         emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
         label, features, _ = parts_of(cond)
         labels_fit(self.classes, label)
@@ -91,12 +95,17 @@ class ResidualMLP(nn.Module):
             emb = emb + self.label(label.clamp_min(0)) * (label >= 0)[:, None]
         if self.given is not None and features is not None:
             emb = emb + self.given(features.to(emb.dtype))
-        return silu(emb)
+        return silu(self.end(emb, end))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embed(noise_label, cond)
+        emb = self.embed(noise_label, cond, end)
 
         h = self.inlet(x.flatten(1))
         features = parts_of(cond).features

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from fewstep.base.conditions import apply_mask, mask_of
 from fewstep.base.errors import require
@@ -19,13 +20,14 @@ from fewstep.networks._dit import Block
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, masks_for, probability
 from fewstep.networks.embedding import features_fit, parts_of
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.transformer_blocks import Embedding, positions, zero
 
 COUNT = 16  # numbers that tell how many elements a set has
 
 
 class SetTransformer(nn.Module):
-    """The network. forward(x `[B, L, C]`, noise_label `[B]`, cond, masks) -> like x.
+    """The network. forward(x `[B, L, C]`, noise_label `[B]`, cond, masks, end) -> like x.
 
     cond: labels `[B]` int64 (-1 is no label: its embedding is 0), features `[B, ...]`, or a dict of
     "label", "features" and "mask" `[B, L]`, False where a set has no element. Elements in another
@@ -39,6 +41,7 @@ class SetTransformer(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         depth: int,
@@ -51,6 +54,7 @@ class SetTransformer(nn.Module):
         require(depth > 0, "depth", depth, "at least 1 block")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
         self.features = features
+        self.ends = ends
         self.dropout = probability(dropout)
 
         self.register_buffer("counts", positions([shape[0] + 1], COUNT), persistent=False)
@@ -63,6 +67,7 @@ class SetTransformer(nn.Module):
         self.outlet = nn.Linear(width, shape[1])
         zero(self.modulate)
         zero(self.outlet)
+        self.end = EndEmbedding(ends, width)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
@@ -78,13 +83,18 @@ class SetTransformer(nn.Module):
         return self.embedding(noise_label, {"label": label, "features": counts})
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
         x = apply_mask(x, cond)
         mask = mask_of(x, cond)
         whole = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         keep = whole if mask is None else mask.expand_as(x).any(-1)
-        emb = self.embed(noise_label, cond, keep.sum(1))
+        emb = silu(self.end(self.embed(noise_label, cond, keep.sum(1)), end))
 
         # Elements.
         h = self.inlet(x)

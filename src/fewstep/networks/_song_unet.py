@@ -18,6 +18,7 @@ from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
 from fewstep.networks.dropout import Masks, masks_for
 from fewstep.networks.embedding import Fourier, Positional, rows_of
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.unet_blocks import (
     Block,
     Conv,
@@ -73,7 +74,7 @@ def noise_features(kind: str, channels: int, scale: float) -> nn.Module:
 class SongUNet(nn.Module):
     """DDPM++ and NCSN++: embedding, encoder and decoder are of several kinds.
 
-    forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x. DDPM++ is (positional,
+    forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks, end) -> like x. DDPM++ is (positional,
     standard, standard), NCSN++ (fourier, residual, standard). An encoder `skip` or `residual` adds
     the shrunk images to each level, a decoder `skip` sums an image of each level.
 
@@ -87,6 +88,7 @@ class SongUNet(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -111,6 +113,7 @@ class SongUNet(nn.Module):
         check(fourier_scale, noise_mult, taps)
         self.classes = classes
         self.features = features
+        self.ends = ends
         self.augment = augment
         self.dropout = dropout
         self.dropout_resolutions = dropout_resolutions
@@ -138,6 +141,7 @@ class SongUNet(nn.Module):
         self.enc = self.build_encoder(shape[0], levels, encoder)
         self.dec = self.build_decoder(shape[0], levels, decoder)
         initialise(self)
+        self.end = EndEmbedding(ends, emb)
 
     def block(self, layer: Layer, number: int) -> Block:
         """The layer's block, without dropout where its resolution has none."""
@@ -177,7 +181,7 @@ class SongUNet(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
+    def embed(self, noise_label: Tensor, cond: Any, end: Tensor | None) -> Tensor:
         dtype = self.map_layer0.weight.dtype
         rows = rows_of(cond, self.classes, self.features, self.augment, dtype)
         cos, sin = self.map_noise(noise_label).chunk(2, 1)
@@ -188,12 +192,18 @@ class SongUNet(nn.Module):
             emb = emb + self.map_augment(rows.augment)
         if self.map_features is not None:
             emb = emb + self.map_features(rows.features)
-        return silu(self.map_layer1(silu(self.map_layer0(emb))))
+        emb = self.map_layer1(silu(self.map_layer0(emb)))
+        return silu(self.end(emb, end))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embed(noise_label, cond)
+        emb = self.embed(noise_label, cond, end)
 
         # Encoder.
         h = aux = apply_mask(x, cond)

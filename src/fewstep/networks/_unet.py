@@ -23,6 +23,7 @@ from fewstep.base.errors import require
 from fewstep.networks import attention, blocks
 from fewstep.networks.attention import at_least_float32
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.patches import grid_of, patch_of, patchify, unpatchify
 from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positions, zero
 
@@ -156,7 +157,7 @@ class Middle(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network. forward(x `[B, C, *axes]`, noise_label `[B]`, cond, masks) -> like x.
+    """The network. forward(x `[B, C, *axes]`, noise_label `[B]`, cond, masks, end) -> like x.
 
     cond: labels `[B]` int64 (-1 is no label: its embedding is 0), features `[B, ...]`, or a dict of
     "label", "features" and "mask". Where the mask is False x counts as 0, which the network sees,
@@ -171,6 +172,7 @@ class UNet(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -184,6 +186,7 @@ class UNet(nn.Module):
         require(width > 3, "width", width, "at least 4 channels")
         require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")
         require(blocks > 0, "blocks", blocks, "at least 1 block")
+        self.ends = ends
         self.patch = patch_of(patch, shape[1:])
         self.dropout = probability(dropout)
         channels = shape[0] * math.prod(self.patch)
@@ -211,15 +214,21 @@ class UNet(nn.Module):
         self.gain = nn.Linear(emb, shape[0])
         zero(self.outlet)
         zero(self.gain)
+        self.end = EndEmbedding(ends, emb)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embedding(noise_label, cond)
+        emb = silu(self.end(self.embedding(noise_label, cond), end))
         x = apply_mask(x, cond)
         mask = mask_of(x, cond)
 

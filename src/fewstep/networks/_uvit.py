@@ -25,6 +25,7 @@ from fewstep.base.errors import require
 from fewstep.networks import blocks
 from fewstep.networks.attention import GroupNorm, LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
+from fewstep.networks.ends import EndEmbedding
 from fewstep.networks.transformer_blocks import (
     Embedding,
     SelfAttention,
@@ -136,7 +137,7 @@ def check_stages(stages: int, blocks: Sequence[int], residual: int, dropout: int
 
 
 class UViT(nn.Module):
-    """The network. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
+    """The network. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks, end) -> like x.
 
     cond: labels `[B]` int64 (-1 embeds as 0), features `[B, ...]`, or a dict of "label", "features"
     and "mask", where x counts as 0 if False. Stages of residual blocks, then of transformer blocks,
@@ -149,6 +150,7 @@ class UViT(nn.Module):
         shape: tuple[int, ...],
         classes: int = 0,
         features: int = 0,
+        ends: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -168,6 +170,7 @@ class UViT(nn.Module):
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
         require(embedding > 0, "embedding", embedding, "at least 1 channel")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
+        self.ends = ends
         self.dropout = probability(dropout)
         sites = count()
 
@@ -197,15 +200,21 @@ class UViT(nn.Module):
         self.norm = group_norm(widths[0])
         self.outlet = nn.Conv2d(widths[0], shape[0], 3, padding=1)
         zero(self.outlet)
+        self.end = EndEmbedding(ends, embedding)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        cond: Any = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embedding(noise_label, cond)
+        emb = silu(self.end(self.embedding(noise_label, cond), end))
 
         # Encoder.
         h = self.inlet(apply_mask(x, cond))

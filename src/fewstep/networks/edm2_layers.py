@@ -84,6 +84,24 @@ class MPConv(nn.Module):
         return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
+class MPMlp(nn.Module):
+    """gain linear(mp_silu(linear(sqrt(2) waves))), `[B, inputs] -> [B, width]`, gain 0 at first.
+
+    waves: pairs of a cosine and a sine, which sqrt(2) brings to unit magnitude.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.inner = MPConv(inputs, width)
+        self.outer = MPConv(width, width)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, waves: Tensor) -> Tensor:
+        inside = mp_silu(self.inner(waves * math.sqrt(2)))
+        out: Tensor = self.outer(inside, self.gain)
+        return out
+
+
 @torch.no_grad()
 def normalise_weights(module: nn.Module) -> None:
     """Overwrites every weight by its normalised value: EDM2's forced weight normalisation.

@@ -111,6 +111,11 @@ class LowRank(nn.Module):
         return bool(getattr(self.base, "at_once", False))
 
     @property
+    def ends(self) -> int:
+        """That of the shared network."""
+        return int(getattr(self.base, "ends", 0))
+
+    @property
     def base(self) -> nn.Module:
         """The network that all roles share, without any of them."""
         network: nn.Module = self.common.value
@@ -135,6 +140,7 @@ class Alone(nn.Module):
         super().__init__()
         self.common = Common(network)
         self.at_once = bool(getattr(network, "at_once", False))
+        self.ends = int(getattr(network, "ends", 0))
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
         with playing(None):

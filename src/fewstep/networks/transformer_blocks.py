@@ -57,9 +57,10 @@ def positions(grid: Sequence[int], width: int) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """silu(MLP(waves of the noise label) + row of the class + MLP(features)), `[B] -> [B, width]`.
+    """MLP(waves of the noise label) + row of the class + MLP(features), `[B] -> [B, width]`.
 
-    Label -1 adds 0. The features' MLP is that of the pooled vector of SD3 (arXiv 2403.03206).
+    Label -1 adds 0. The features' MLP is that of the pooled vector of SD3 (arXiv 2403.03206). The
+    network adds what its end gives, then takes the silu.
     cond: labels `[B]`, features `[B, ...]`, or a dict of them.
     """
 
@@ -89,7 +90,7 @@ class Embedding(nn.Module):
             emb = emb + one_hot(label, self.classes, emb.dtype) @ self.label
         if self.given is not None and features is not None:
             emb = emb + self.given(features.to(emb.dtype))
-        return silu(emb)
+        return emb
 
 
 class SelfAttention(nn.Module):

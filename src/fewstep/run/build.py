@@ -200,6 +200,19 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
     return {"features": math.prod(features[1])}
 
 
+def check_ends(run: Run, need: int, network: nn.Module) -> None:
+    """Raises UserError where a network takes fewer end numbers than the method gives it."""
+    if abilities.ends(network) >= need:
+        return
+    ours = names_of(networks).items()
+    names = [name for name, one in ours if "ends" in inspect.signature(one).parameters]
+    raise UserError(
+        f"method {run.method!r} needs a network that is told its end time, and {run.network!r} is"
+        f" not: {', '.join(sorted(names))} are, or one of your own with ends = {need}, called with"
+        f" end= [B, {need}]"
+    )
+
+
 def check_taken(name: str, takes: Sequence[str], kinds: Mapping[str, Kind]) -> None:
     """Raises UserError for the first part of a condition that the network does not take."""
     for key, kind in kinds.items():
@@ -227,14 +240,18 @@ def build_student(
 
     network: instead, your own as it is, or a function that makes one as ours do.
     """
+    ends = max(map(abilities.ends, method.chain))  # all stages have the same weights
     if isinstance(network, nn.Module):
         fine = not any(p.is_inference() for p in network.parameters())
         require(fine, "network", type(network).__name__, "one made outside torch.inference_mode")
+        check_ends(run, ends, network)
         return Preconditioned(network, method.scaling, method.process)
     name = run.init if run.network == OWN and ":" in (run.init or "") else run.network
     function = factory_of("network", networks, str(name), network)
     options = checked_options("network", function, run.network_options)
     options |= condition_sizes(run, facts, function)
+    if ends and "ends" in inspect.signature(function).parameters:
+        options["ends"] = ends
     usage = "function(shape, classes, **options) -> torch.nn.Module"
     with fork_rng(run.seed, "init"):
         module = call_factory(
@@ -244,6 +261,7 @@ def build_student(
         raise UserError(
             f"network {run.network!r} gave {type(module).__name__}: expected a torch.nn.Module"
         )
+    check_ends(run, ends, module)
     return Preconditioned(module, method.scaling, method.process)
 
 

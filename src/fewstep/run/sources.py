@@ -25,6 +25,7 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
+from fewstep.networks.ends import weights_of_end
 from fewstep.run.build import Network, OwnMethod, build_method, build_student
 from fewstep.run.checkpoint import fingerprint, is_single
 from fewstep.run.checkpoint.schema import Record
@@ -41,6 +42,7 @@ log = logging.getLogger("fewstep")
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 Form = Literal["closed form", "file", "run", "generator", "module", "function", "unknown"]
+_END = re.compile(r"(^|\.)end\.body\.")
 _HEADS = re.compile(r"(^|\.)(map_augment|logvar_\w+)\.")
 INSIDE = "network."  # how a checkpoint begins the names of a network's weights
 
@@ -261,11 +263,18 @@ def _read_file(kind: str, path: Path) -> dict[str, Tensor]:
 def fit(weights: Weights, network: nn.Module) -> None:
     """Loads the weights into the network, in the types that it has.
 
+    Those of a one-time network fit a two-time one, which keeps the weights of its end as they are.
     Raises UserError where names or shapes are not those of the network.
     """
     own = network.state_dict()
+    of_end = weights_of_end(network)
+    given = _by_own_names(_without_heads(weights, own.keys()), own.keys(), of_end)
+    if of_end and given.keys() == own.keys() - of_end:
+        text = "fewstep: weights %s: of a one-time network; the %d of the end time stay fresh"
+        log.info(text, weights.about, len(of_end))
+        given |= {name: own[name] for name in of_end}
     tensors = {}
-    for name, tensor in _by_own_names(_without_heads(weights, own.keys()), own.keys()).items():
+    for name, tensor in given.items():
         if name in own and tensor.is_floating_point():
             tensor = tensor.to(own[name].dtype)
         tensors[name] = tensor
@@ -293,8 +302,8 @@ def _without_heads(weights: Weights, own: Iterable[str]) -> Weights:
     return replace(weights, tensors=tensors)
 
 
-def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
-    """The weights under the names of the network.
+def _by_own_names(weights: Weights, own: Iterable[str], of_end: set[str]) -> dict[str, Tensor]:
+    """The weights under the names of the network, with or without those of its end.
 
     Others often begin all names with model., module., _orig_mod. or ema., and keep several models
     in a file: the prefix is found by the network's own names. Raises UserError where none fits.
@@ -302,7 +311,7 @@ def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
     tensors, names = weights.tensors, set(own)
     if names and all(INSIDE + name in names for name in tensors):
         return {INSIDE + name: tensor for name, tensor in tensors.items()}
-    some = sorted(names)[:1]
+    some = sorted(names - of_end)[:1]
     ends = {name[: -len(one)] for one in some for name in tensors if name.endswith(f".{one}")}
     # Of a file's models first an average: it is what is sampled from.
     prefixes = ["", *sorted(ends, key=lambda prefix: ("ema" not in prefix, prefix))]
@@ -312,7 +321,7 @@ def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
             for name, tensor in tensors.items()
             if name.startswith(prefix)
         }
-        if inside.keys() == names:
+        if inside.keys() in (names, names - of_end):
             if prefix:
                 rest = len(tensors) - len(inside)
                 text = "fewstep: weights %s: those named %s... are taken; %d others are not"
@@ -320,6 +329,11 @@ def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
             return inside
     common = names & tensors.keys()
     missing, left = sorted(names - common), sorted(tensors.keys() - common)
+    if left and not missing and all(map(_END.search, left)):
+        raise UserError(
+            f"{weights.about}: of a network that is told its end time, and the run's is not:"
+            " expected weights of a one-time network, or a method of two times"
+        )
     counts = [f"{len(names)} weights"]
     counts += [f"lacks {len(missing)}, first {missing[0]!r}"] if missing else []
     counts += [f"has {len(left)} others, first {left[0]!r}"] if left else []

@@ -30,6 +30,7 @@ from fewstep.networks.attention import has_tangent
 from fewstep.networks.blocks import blocks_of
 from fewstep.networks.blocks import recompute as recomputed
 from fewstep.networks.dropout import Masks
+from fewstep.networks.ends import on_diagonal
 from fewstep.networks.outline import WithoutMemory
 from fewstep.run.build import build_student
 from fewstep.run.machines import KINDS, REACHED
@@ -49,14 +50,17 @@ TANGENT = 2.0  # passes that a derivative along a direction costs beside its val
 class _Count(nn.Module):
     """A stand-in for a network, which counts the rows that it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: int = 0) -> None:
         super().__init__()
+        self.ends = ends
         self.factor = nn.Parameter(torch.tensor(0.5))
         self.learn = self.look = self.tangent = 0
 
-    def forward(self, x_t: Tensor, t: Any, cond: Cond = None, masks: Any = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Any, cond: Cond = None, masks: Any = None, to: Any = None
+    ) -> Tensor:
         rows = len(x_t)
-        if has_tangent(x_t, torch.as_tensor(t)):
+        if has_tangent(x_t, *(torch.as_tensor(time) for time in (t, to) if time is not None)):
             self.tangent += rows
         elif torch.is_grad_enabled():
             self.learn += rows
@@ -83,7 +87,7 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     """Of the student, its averages and frozen networks, and of the teacher."""
     stage = Stage(prepared.run, method)
     batch = draw_batch(stage, prepared.arrays, 0)
-    own, teacher = _Count(), _Count()
+    own, teacher = _Count(abilities.ends(method)), _Count()
     shape = prepared.facts.shape
     beside: dict[str, Any] = {name: make(shape) for name, make in method.beside.items()}
     models = Models(student=own, ema=own, teacher=teacher, frozen=own, **beside)
@@ -145,7 +149,7 @@ def size_of(prepared: Prepared, *, recompute: bool = False) -> Size:
             FlopCounterMode(display=False) as flops,
             _activations(blocks) as (activations, inside),
         ):
-            network(x, label, own, *more)
+            on_diagonal(network, x, label, own, *more)
         memory = sum(activations.values()) + masks.nbytes
         return flops.get_total_flops(), memory, max(inside, default=0)
 

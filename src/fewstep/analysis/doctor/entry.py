@@ -26,6 +26,7 @@ from fewstep.core.conventions import Convention, convention
 from fewstep.core.denoiser import Preconditioned, Split, in_parts
 from fewstep.core.process import edm
 from fewstep.data import Dataset
+from fewstep.networks.ends import on_diagonal
 from fewstep.run.build import call_factory, factory_of
 from fewstep.run.sources import fit, weights_of
 
@@ -63,13 +64,13 @@ def read_as(net: Preconditioned) -> Convention:
 
 def raw_of(network: Callable[..., Any], split: Split) -> Raw:
     """A network as the measures call it, by parts. Raises UserError for output unlike its input."""
-    dtype = None
-    if isinstance(network, nn.Module):
-        dtype = next((p.dtype for p in network.parameters()), None)
+    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
+    dtype = next((p.dtype for p in weights), None)
+    diagonal = partial(on_diagonal, network)
 
     def ask(x: Tensor, label: Tensor, cond: Cond) -> Tensor:
         try:
-            answer = in_parts(network, split, x.to(dtype or x.dtype), label, cond)
+            answer = in_parts(diagonal, split, x.to(dtype or x.dtype), label, cond)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
@@ -151,8 +152,7 @@ def from_file(
     """
     own = None if isinstance(factory, str) else factory
     name = factory if isinstance(factory, str) else getattr(factory, "__qualname__", "own")
-    function = factory_of("network", networks, name, own)
-    network: nn.Module = build(name, function, dataset, options)
+    network: nn.Module = build(name, factory_of("network", networks, name, own), dataset, options)
     fit(weights_of("teacher", path), network)
     return network
 

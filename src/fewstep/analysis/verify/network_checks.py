@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fewstep.analysis.verify.check import Check, Properties, apart, mixed_up, row_by_row, worst
 from fewstep.base.randomness import fork_rng, generator
 from fewstep.core import abilities, derivatives
+from fewstep.networks.ends import on_diagonal
 
 ROWS = 4
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # x, noise labels, labels of classes
@@ -71,9 +73,8 @@ def like_x(subject: Subject) -> float:
     """From a network as it starts."""
     network = subject.fresh()
     x, label, cond = subject.inputs(network)
-    output = network(x, label, cond)
-    is_like_x = isinstance(output, Tensor) and output.shape == x.shape
-    if not is_like_x or not output.is_floating_point():
+    output = on_diagonal(network, x, label, cond)
+    if not (isinstance(output, Tensor) and output.shape == x.shape and output.is_floating_point()):
         raise ValueError(f"the network gave {describe(output)} for {describe(x)}")
     return 0.0 if bool(torch.isfinite(output).all()) else math.inf
 
@@ -89,9 +90,9 @@ def batch_is_items(subject: Subject) -> float:
     for training in (False, True):
         for part in network.modules():
             part.training = training and not isinstance(part, nn.modules.dropout._DropoutNd)
-        whole = network(*inputs)
-        if torch.equal(whole, network(*inputs)):
-            errors.append(apart(row_by_row(network, *inputs), whole))
+        whole = on_diagonal(network, *inputs)
+        if torch.equal(whole, on_diagonal(network, *inputs)):
+            errors.append(apart(row_by_row(partial(on_diagonal, network), *inputs), whole))
     return worst(*errors)
 
 
@@ -100,7 +101,8 @@ def noise_matters(subject: Subject) -> float:
     """0 if another noise level changes the output."""
     network = subject.perturb()
     x, label, cond = subject.inputs(network)
-    return float(torch.equal(network(x, label, cond), network(x, label + 0.5, cond)))
+    outputs = (on_diagonal(network, x, one, cond) for one in (label, label + 0.5))
+    return float(torch.equal(*outputs))
 
 
 @PROPERTIES.holds(
@@ -111,7 +113,7 @@ def deterministic(subject: Subject) -> float:
     network = subject.perturb()
     inputs = subject.inputs(network)
     before = torch.get_rng_state()
-    difference = apart(network(*inputs), network(*inputs))
+    difference = apart(*(on_diagonal(network, *inputs) for _ in range(2)))
     return difference + float(not torch.equal(before, torch.get_rng_state()))
 
 
@@ -125,7 +127,7 @@ def trains(subject: Subject) -> float:
     network = subject.perturb().train()
     inputs = subject.inputs(network)
     with fork_rng(0, "verify dropout"):
-        network(*inputs).square().sum().backward()
+        on_diagonal(network, *inputs).square().sum().backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     if not any(bool(gradient.any()) for gradient in gradients):
         raise ValueError("no gradient reaches any weight")
@@ -141,7 +143,8 @@ def derivative(subject: Subject) -> float:
     """In float64; 0 if jvp does not run, since differences are taken then."""
     network = subject.perturb().double().requires_grad_(False)
     x, label, cond = subject.inputs(network)
-    line = (lambda a, b: network(a, b, cond)), x, label, x.flip(0), torch.ones_like(label)
+    slopes = x.flip(0), torch.ones_like(label)
+    line = (lambda a, b: on_diagonal(network, a, b, cond)), x, label, *slopes
     _, truth = derivatives.difference(*line, 1e-5)
     try:
         _, slope = derivatives.jvp(*line)
@@ -164,9 +167,8 @@ def dropout_by_masks(subject: Subject) -> float:
     if masks(ROWS, seeds.tolist()) is None:
         return 0.0  # nothing is dropped
 
-    def ask(seeds: Tensor, *inputs: Tensor | None) -> Tensor:
-        output: Tensor = network(*inputs, masks(len(seeds), seeds.tolist()))
-        return output
+    def ask(seeds: Tensor, *inputs: Any) -> Any:
+        return on_diagonal(network, *inputs, masks(len(seeds), seeds.tolist()))
 
     whole, again, other = (ask(part, *inputs) for part in (seeds, seeds, seeds + 7))
     rows = row_by_row(ask, seeds, *inputs)
@@ -182,15 +184,13 @@ def labels_by_row(subject: Subject) -> float:
     """Another label changes its own row alone; -1, no label, is accepted and is not label 0."""
     network = subject.perturb()
     x, label, _ = subject.inputs(network)
-    return mixed_up(lambda labels: network(x, label, labels), ROWS, 1, -1)
+    return mixed_up(lambda labels: on_diagonal(network, x, label, labels), ROWS, 1, -1)
 
 
 def checks_of(subject: Subject, name: str) -> list[Check]:
     """The properties of a network; those of labels and masks if it has them."""
     without = set()
-    with fork_rng(0, "verify network"):
-        network = subject.make()
-    if not abilities.masks(network):
+    if not abilities.masks(subject.fresh()):
         without.add("dropout by masks: a row's own seed decides")
     if not subject.classes:
         without.add("labels reach their rows, -1 is none of them")
