@@ -43,6 +43,8 @@ uniforms: Ability[int] = Ability("uniforms", 2)
 
 # Of couplings: how many consecutive rows share a sample and its trajectory.
 reuse: Ability[int] = Ability("reuse", 1)
+# Of distances: how many consecutive rows are compared as one group.
+joins: Ability[int] = Ability("joins", 1)
 # Of couplings: whether the pairs make a student that jumps, though no teacher is asked for them.
 jumps: Ability[bool] = Ability("jumps", False)
 # Of couplings of velocities: whether rows of the diagonal are asked too, instead of having x0.
@@ -67,8 +69,8 @@ probe: Ability[Callable[..., tuple[Target, dict[str, Any], str] | None] | None] 
     "probe", None
 )
 
-# Of balances: makes the module that is trained beside the student.
-module: Ability[Callable[[], nn.Module] | None] = Ability("module", None)
+# Of balances and couplings: makes the module that is trained beside the student, for a shape.
+module: Ability[Callable[[tuple[int, ...]], nn.Module] | None] = Ability("module", None)
 
 # Of solvers: whether the rows decide how many times it asks the denoiser.
 counts_rows: Ability[bool] = Ability("counts_rows", False)

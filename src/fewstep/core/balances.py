@@ -19,7 +19,7 @@ from fewstep.networks.edm2_layers import Uncertainty
 class Balance(Protocol):
     """A change of the losses per sample.
 
-    Abilities: `module()` makes what is trained beside the student; `needs` names the models used.
+    Abilities: `module(shape)` makes what is trained beside the student; `needs`, the models used.
     """
 
     def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor: ...
@@ -65,8 +65,8 @@ class LogVariance:
     channels: int = 128
     needs = frozenset({"balance"})
 
-    def module(self) -> nn.Module:
-        """The u to be trained, initialised from torch's global generator."""
+    def module(self, shape: tuple[int, ...] = ()) -> nn.Module:
+        """The u to be trained, for data of any shape, initialised from torch's global generator."""
         return Uncertainty(self.channels)
 
     def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor:

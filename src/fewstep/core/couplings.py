@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
@@ -19,12 +19,14 @@ from fewstep.core.process import Process, expand
 from fewstep.core.targets import Ema, Frozen, Student, Target
 from fewstep.core.tell import without_guidance
 from fewstep.core.times import Times
+from fewstep.networks.encoder import Encoder
 
 
 class Coupling(Protocol):
     """x0, z `[B, ...]` -> the student's point x_t and its neighbour x_r on the same trajectory.
 
-    Abilities: `needs`, the names of the models that it uses, `reuse`, `jumps`, `guidance`, `inner`.
+    Abilities: `needs`, the names of the models that it uses, `reuse`, `jumps`, `guidance`, `inner`,
+    `module`.
     """
 
     def __call__(
@@ -222,16 +224,20 @@ class Trajectory:
     x_t and x_r are its points at t and r. It is solved once, from mix(x0, z, s) at the group's
     highest t, or at `start`, to its lowest r; all of these are times of the solver's grid. So a row
     depends on the others of its group. A group's x0, z and condition are its first row's.
+    prior: it starts at sigma(start) z, without data.
     """
 
     solver: solvers.Along
     reuse: int
     start: float | None = None
     guidance: float = 0.0
+    prior: bool = False
     needs = frozenset({"teacher"})
 
     def __post_init__(self) -> None:
         require(self.reuse >= 1, "reuse", self.reuse, "at least 1")
+        fits = self.start is not None or not self.prior
+        require(fits, "start", self.start, "the time of the prior that trajectories start from")
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -246,6 +252,8 @@ class Trajectory:
             top = torch.full_like(top, self.start)
         teacher = guided(models.teacher, self.guidance)
         x_top = process.mix(x0[::size], z[::size], top)
+        if self.prior:
+            x_top = process.prior(z[::size], self.start)
         x_t = torch.full_like(x0, torch.nan)
         x_r = torch.full_like(x0, torch.nan)
         # Each row takes the points of its group at its own t and r.
@@ -355,6 +363,71 @@ class MinibatchOT:
         gain = x0.flatten(1).double() @ z.flatten(1).double().T
         order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1]
         return z[torch.as_tensor(order, device=z.device)]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Points of the teacher's own trajectories from the prior, with its velocities: without data.
+
+    `reuse` consecutive rows are one trajectory's, which starts at sigma(t_max) z and goes from row
+    to row by DDIM's move: their times fall, see `times.Strata`. One pass of the teacher at a row's
+    point gives both its velocity, which stands in the neighbour's place as `tangents.Tangent` needs
+    it, and the move to the next. A group's z and condition are its first row's.
+    Source: TBCM, arXiv 2511.20410, section 3.
+    """
+
+    reuse: int = 16
+    guidance: float = 0.0
+    needs = frozenset({"teacher"})
+
+    def __post_init__(self) -> None:
+        require(self.reuse >= 1, "reuse", self.reuse, "at least 1")
+        require(math.isfinite(self.guidance), "guidance", self.guidance, "a finite number")
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        assert models.teacher is not None
+        teacher, size = guided(models.teacher, self.guidance), self.reuse
+        require(len(z) % size == 0, "rows", len(z), f"a multiple of reuse={size}")
+        now = torch.full((len(z) // size,), process.t_max, dtype=torch.float64)
+        first = pick(cond, torch.arange(0, len(z), size).to(z.device))
+        x = process.prior(z[::size])
+        guess = teacher(x, now, first)
+        points, velocities = [], []
+        for t in times.t.reshape(-1, size).T:
+            x = process.jump(x, guess, now, t)
+            guess, now = teacher(x, t, first), t
+            points.append(x)
+            velocities.append(process.velocity(x, guess, t))
+        return torch.stack(points, 1).flatten(0, 1), torch.stack(velocities, 1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Variational:
+    """Both points mix x0 with a noise of its own, z := mu(x0) + s(x0) z, of a trained encoder.
+
+    The encoder is one of our networks of (x0, 0) with twice the channels, whose two halves are
+    mu and ln s, each times a gain that starts at 0: at first z stays what it is.
+    network, options: its factory's name and options.
+    Source: VCT, arXiv 2502.18197, section 3.
+    """
+
+    network: str = "mlp"
+    options: tuple[tuple[str, Any], ...] = ()
+    needs = frozenset({"encoder"})
+
+    def module(self, shape: tuple[int, ...]) -> nn.Module:
+        """The encoder of data of this shape, initialised from torch's global generator."""
+        return Encoder(self.network, shape, **dict(self.options))
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        assert models.encoder is not None
+        mean, log_std = models.encoder(x0)
+        z = apply_mask(mean + log_std.exp() * z, cond)
+        return Data()(models, process, x0, z, times, cond)
 
 
 def truncated(pairs: Coupling, t_prime: float) -> Coupling:

@@ -125,6 +125,20 @@ def quiet(denoiser: Denoiser) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def still(denoiser: Denoiser) -> Iterator[None]:
+    """Inside, passes of a module give its inputs a gradient, and its weights none."""
+    parts = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
+    weights = [p for p in parts if p.requires_grad]
+    for p in weights:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in weights:
+            p.requires_grad_(True)
+
+
 def on_rows(
     denoiser: Denoiser,
     x_t: Tensor,
@@ -308,6 +322,7 @@ class Models:
     teacher: Denoiser | None = None
     frozen: Denoiser | None = None
     balance: nn.Module | None = None  # a learned weight of noise levels
+    encoder: nn.Module | None = None  # x0 -> mean and log deviation of its noise
 
 
 @dataclass(frozen=True)

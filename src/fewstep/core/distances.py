@@ -15,7 +15,7 @@ from fewstep.base.errors import UserError, require, unknown
 
 
 class Distance(Protocol):
-    """x, y `[B, ...]` -> `[B]`, 0 where they are equal."""
+    """x, y `[B, ...]` -> `[B]`, 0 where they are equal. Ability: `joins`."""
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor: ...
 
@@ -118,6 +118,33 @@ def rms_huber(c: float) -> Distance:
 def element_huber(c: float) -> Distance:
     """`ElementHuber` with this c, and `mse` for c = 0."""
     return ElementHuber(c) if c else mse
+
+
+@dataclass(frozen=True)
+class Mmd:
+    """The squared maximum mean discrepancy of each run of `joins` rows, the same for all of them.
+
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over all pairs, equal ones too (the biased
+    V-statistic), with the Laplace kernel k(x, y) = exp(-max(||x - y||, 1e-8) / D).
+    Source: IMM, arXiv 2503.07565, section 4.3 and eq. 12.
+    """
+
+    joins: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.joins >= 1, "joins", self.joins, "at least 1 row")
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        require(len(x) % self.joins == 0, "rows", len(x), f"a multiple of {self.joins}")
+        x, y = (one.flatten(1).reshape(-1, self.joins, one[0].numel()) for one in (x, y))
+
+        def mean(x: Tensor, y: Tensor) -> Tensor:
+            apart = torch.linalg.vector_norm(x[:, :, None] - y[:, None], dim=3)
+            # Less the kernel's 1, which the three means have in common.
+            return torch.expm1(-apart.clamp_min(1e-8) / x.shape[2]).mean((1, 2))
+
+        d = mean(x, x) + mean(y, y) - 2 * mean(x, y)
+        return d.repeat_interleave(self.joins)
 
 
 @lru_cache(maxsize=2)

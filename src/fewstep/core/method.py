@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import UserError, require
@@ -169,6 +170,21 @@ class Method:
         return max(abilities.uniforms(self.times), abilities.uniforms(self.tell))
 
     @property
+    def group(self) -> int:
+        """How many consecutive rows belong together: by their sample, or by the distance."""
+        return math.lcm(abilities.reuse(self.coupling), abilities.joins(self.distance))
+
+    @property
+    def beside(self) -> dict[str, Callable[[tuple[int, ...]], nn.Module]]:
+        """What makes the modules that are trained beside the student, by their names in `Models`.
+
+        Each takes the shape of a sample.
+        """
+        parts = {"balance": self.balance, "encoder": self.coupling}
+        makers = {name: abilities.module(part) for name, part in parts.items()}
+        return {name: make for name, make in makers.items() if make is not None}
+
+    @property
     def denoises(self) -> bool:
         """Whether its students guess the mean of the data, not the end of a trajectory."""
         jumps = self.target is not None or "teacher" in self.needs
@@ -237,9 +253,13 @@ class Method:
 
         On the diagonal they are mix(x0, z, t) and x0, or what the velocity of a coupling that is
         asked everywhere stands for; only the other rows are paired, and ask a target.
+
+        Where the coupling is trained x_t has one, for its sake.
         """
         if times.to is None or bool((times.to < times.t).all()):
-            x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
+            is_trained = abilities.module(self.coupling) is not None
+            with torch.enable_grad() if is_trained else nullcontext():
+                x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
             return x_t, self.goal(models, x_t, x_r, times, cond, run)
         far = (times.to < times.t).nonzero().flatten()
         if abilities.everywhere(self.coupling):

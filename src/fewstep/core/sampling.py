@@ -200,9 +200,12 @@ SAMPLERS = {
 }
 
 
-def segments(number: int) -> Sampler:
-    """DDIM with a step for each segment of the training (MCM, arXiv 2403.06807, algorithm 2)."""
-    return Sampler(step=solvers.ddim, grid=nested_grid, default=number, only=True)
+def segments(number: int, by: str = "ddim") -> Sampler:
+    """`ddim` or `tcd` with a step for each segment of the training (MCM, arXiv 2403.06807, alg. 2).
+
+    By tcd the noise is new after each step but the last.
+    """
+    return replace(SAMPLERS[by], grid=nested_grid, default=number, only=True)
 
 
 def with_grid(by: Sampler, grid: str | Sequence[float]) -> Sampler:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import require, unknown
-from fewstep.core.process import Process
-from fewstep.core.scalings import V, from_x0
+from fewstep.core import abilities
+from fewstep.core.denoiser import Models, still
+from fewstep.core.process import Process, expand
+from fewstep.core.scalings import Scaling, Trig, V, from_x0
+from fewstep.core.targets import Ema, Target
 from fewstep.core.times import Times
 
 
 class Space(Protocol):
-    """Maps a guess of the data, seen from x_t, to what the distance compares."""
+    """Maps a guess of the data, seen from x_t, to what the distance compares.
+
+    Ability: `needs`; then it is called with `models`, `cond` and `run`, the passes, as well.
+    """
 
     def __call__(self, process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor: ...
 
@@ -41,6 +48,59 @@ def end(process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
     Source: phased consistency models, arXiv 2405.18407, eq. 4.
     """
     return process.jump(x_t, x0_hat, times.t, times.a)
+
+
+@dataclass(frozen=True)
+class PerOutput:
+    """`end` over |c_out(t, a)|: what the student's network moves it by, jump = .. + c_out F.
+
+    So a kernel is as wide as that. scaling: of the student.
+    Source: IMM, arXiv 2503.07565, section 4.3.
+    """
+
+    scaling: Scaling = field(default_factory=Trig)
+
+    def __call__(self, process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
+        _, make = process.move(times.t, times.a)
+        out = (make * self.scaling(process, times.t).out).abs()
+        return end(process, x_t, x0_hat, times) / expand(out, x_t)
+
+
+@dataclass(frozen=True)
+class AtData:
+    """`end` carried on from a to the data by a flow map that does not learn, where a > 0.
+
+    network: whose; its weights get no gradient, the point that is carried does.
+    Source: CTM, arXiv 2310.02279, eq. 6.
+    """
+
+    network: Target = field(default_factory=Ema)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.network)
+
+    def __call__(
+        self,
+        process: Process,
+        x_t: Tensor,
+        x0_hat: Tensor,
+        times: Times,
+        *,
+        models: Models | None = None,
+        cond: Cond = None,
+        run: Any = None,
+    ) -> Tensor:
+        assert models is not None
+        x_a, a = end(process, x_t, x0_hat, times), times.a
+        index = (a > 0).nonzero().flatten()
+        if not len(index):
+            return x_a
+        here, network, zero = index.to(x_t.device), self.network(models), torch.zeros_like(a)
+        x, at = x_a[here], (a[index], zero[index])
+        with still(network):
+            x0 = run.at(index)(network, x, at[0], pick(cond, here), at[1])
+        return x_a.index_copy(0, here, process.jump(x, x0, *at))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,37 @@ def of_gaps(process: Process, times: Times) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """Another weight times a number."""
+
+    inner: Weight
+    factor: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.factor < math.inf, "factor", self.factor, "0 or more")
+
+    def __call__(self, process: Process, times: Times) -> Tensor:
+        return self.factor * self.inner(process, times)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """1/2 sigmoid(b - lambda) (-dlambda/dt) alpha / (alpha^2 + sigma^2), lambda the log-SNR.
+
+    -dlambda/dt = 2 W / (alpha sigma) with W = alpha sigma' - alpha' sigma.
+    Source: IMM, arXiv 2503.07565, eq. 13 with a = 1 and b = 5.
+    """
+
+    b: float = 5.0
+
+    def __call__(self, process: Process, times: Times) -> Tensor:
+        t = times.t
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        share = torch.sigmoid(self.b + 2 * process.level(t).log())
+        return share * process.turn(t) / (sigma * (alpha.square() + sigma.square()))
+
+
+@dataclass(frozen=True)
 class Edm:
     """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2: at the start every noise level counts alike.
 

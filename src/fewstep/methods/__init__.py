@@ -13,12 +13,20 @@ from fewstep.methods.flow_maps import *
 from fewstep.methods.flow_maps import __all__ as _flow_maps
 from fewstep.methods.generator_induced import *
 from fewstep.methods.generator_induced import __all__ as _generator_induced
+from fewstep.methods.moments import *
+from fewstep.methods.moments import __all__ as _moments
 from fewstep.methods.multistep import *
 from fewstep.methods.multistep import __all__ as _multistep
+from fewstep.methods.phased import *
+from fewstep.methods.phased import __all__ as _phased
 from fewstep.methods.progressive import *
 from fewstep.methods.progressive import __all__ as _progressive
+from fewstep.methods.trajectories import *
+from fewstep.methods.trajectories import __all__ as _trajectories
 from fewstep.methods.truncated import *
 from fewstep.methods.truncated import __all__ as _truncated
+from fewstep.methods.variational import *
+from fewstep.methods.variational import __all__ as _variational
 
 __all__ = sorted(
     [
@@ -27,8 +35,12 @@ __all__ = sorted(
         *_direct,
         *_flow_maps,
         *_generator_induced,
+        *_moments,
         *_multistep,
+        *_phased,
         *_progressive,
+        *_trajectories,
         *_truncated,
+        *_variational,
     ]
 )

@@ -13,7 +13,8 @@ from fewstep.run.checkpoint import Checkpoint, RunFolder, fingerprint
 from fewstep.run.config import Run
 from fewstep.run.profiles import profile
 
-NOT_WEIGHTS = {"optimizer", "scale", "balance"}  # groups of a checkpoint that nobody samples from
+# Groups of a checkpoint that nobody samples from.
+NOT_WEIGHTS = {"optimizer", "scale", "balance", "encoder"}
 
 
 def entries(tensors: Mapping[str, Tensor]) -> Header:

@@ -84,12 +84,12 @@ def samples(
 
 
 def sharing(run: Run, method: Method) -> int:
-    """How many consecutive rows share a sample. Raises UserError where a block would part them."""
+    """How many consecutive rows share a sample. Raises UserError where a block parts groups."""
     reuse = abilities.reuse(method.coupling)
     require(
-        run.block % reuse == 0,
-        "reuse",
-        reuse,
+        run.block % method.group == 0,
+        "reuse" if reuse == method.group else "group",
+        method.group,
         f"a divisor of block={run.block}, since blocks hold whole groups",
     )
     return reuse

@@ -88,8 +88,8 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     stage = Stage(prepared.run, method)
     batch = draw_batch(stage, prepared.arrays, 0)
     own, teacher = _Count(abilities.ends(method)), _Count()
-    make_balance = abilities.module(method.balance)
-    beside: dict[str, Any] = {} if make_balance is None else {"balance": make_balance()}
+    shape = prepared.facts.shape
+    beside: dict[str, Any] = {name: make(shape) for name, make in method.beside.items()}
     models = Models(student=own, ema=own, teacher=teacher, frozen=own, **beside)
     method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
     rows = len(batch.x0)

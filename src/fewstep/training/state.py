@@ -281,10 +281,9 @@ def new_state(prepared: Prepared) -> State:
         sources.fit(prepared.initial, student.network)
     student = student.to(device).train()
     trainable = nn.ModuleDict({"student": student})
-    make_balance = abilities.module(method.balance)
-    if make_balance is not None:
-        with fork_rng(run.seed, "init balance"):
-            trainable["balance"] = make_balance().to(device).train()
+    for name, make in method.beside.items():
+        with fork_rng(run.seed, f"init {name}"):
+            trainable[name] = make(prepared.facts.shape).to(device).train()
     # Averages.
     names = ["ema", *(profiles.profile(text).name for text in run.averages)]
     if any(one.ema_rate is not None for one in method.chain):

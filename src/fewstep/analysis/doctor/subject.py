@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +19,6 @@ from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import FewstepError, StorageError, UserError
 from fewstep.base.memory import Room
-from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
 from fewstep.core.process import Process, Time
@@ -62,7 +61,7 @@ class Subject:
     earlier: nn.Module | None = None  # the student of the checkpoint before
     earlier_step: int = 0
     frozen: nn.Module | None = None
-    balance: nn.Module | None = None
+    beside: Mapping[str, nn.Module] = field(default_factory=dict)  # by their names in `Models`
     teacher: Denoiser | None = None
     truth: Any = None  # the exact law of the data
     log: tuple[dict[str, Any], ...] | None = None
@@ -87,7 +86,7 @@ class Subject:
             ema=self.ema,
             teacher=self.teacher,
             frozen=self.frozen,
-            balance=self.balance,
+            **self.beside,
         )
 
     def generator(self, denoiser: nn.Module) -> Generator:
@@ -154,7 +153,7 @@ def subject_of(
         earlier=None if before is None else network_of(before, "student"),
         earlier_step=0 if before is None else before.record.step,
         frozen=network_of(checkpoint, "frozen"),
-        balance=_balance(stage.method, checkpoint),
+        beside=_beside(stage.method, facts.shape, checkpoint),
         teacher=_teacher(teacher, student),
         truth=truth_of(dataset, stage.method.process),
         log=_log(checkpoint),
@@ -200,13 +199,13 @@ def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:
     return None
 
 
-def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
-    make_balance = abilities.module(method.balance)
-    if make_balance is None or "balance" not in checkpoint.groups:
-        return None
-    module: nn.Module = make_balance()
-    load_weights(module, checkpoint.groups["balance"], str(checkpoint.path))
-    return module.requires_grad_(False).eval()
+def _beside(method: Method, shape: tuple[int, ...], checkpoint: Checkpoint) -> dict[str, nn.Module]:
+    """What was trained beside the student."""
+    modules = {}
+    for name in method.beside.keys() & checkpoint.groups.keys():
+        modules[name] = method.beside[name](shape).requires_grad_(False).eval()
+        load_weights(modules[name], checkpoint.groups[name], str(checkpoint.path))
+    return modules
 
 
 def _teacher(source: Any, student: Prepared) -> Denoiser | None:

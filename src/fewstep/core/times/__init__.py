@@ -9,6 +9,7 @@ from fewstep.core.times.continuous import Atom, Clean, Limit, RatioMap
 from fewstep.core.times.core import AtAnchor, AtNeighbour, Law, Times, TimeSampler
 from fewstep.core.times.flow import Between, Diagonal, Dyadic, Ends, Gap, LogitNormal, Told
 from fewstep.core.times.grids import Adjacent, Levels, Segments, Shared, Steps, karras
+from fewstep.core.times.groups import Grouped, LevelStep, Spans, Strata
 from fewstep.core.times.laws import AtLevel, LevelsOf, LogNormal, LogStudentT, at_level
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "Dyadic",
     "Ends",
     "Gap",
+    "Grouped",
     "Law",
+    "LevelStep",
     "Levels",
     "LevelsOf",
     "Limit",
@@ -33,7 +36,9 @@ __all__ = [
     "RatioMap",
     "Segments",
     "Shared",
+    "Spans",
     "Steps",
+    "Strata",
     "TimeSampler",
     "Times",
     "Told",
