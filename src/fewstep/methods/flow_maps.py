@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from fewstep import core
 
@@ -23,6 +23,15 @@ __all__ = [
 ]
 
 On = Literal["linear", "edm", "trig", "cosine"]
+
+
+def _flow_map(
+    on: core.process.Process, times: core.times.TimeSampler, sigma_data: float, **parts: Any
+) -> core.Method:
+    """What they share: compared as velocities, sampled by jumps, times told as angles."""
+    parts = {"space": core.spaces.Velocity(), "sampler": "jumps", **parts}
+    scaling = core.scalings.Trig(sigma_data=sigma_data)
+    return core.Method(process=on, times=times, scaling=scaling, **parts)
 
 
 def meanflow(
@@ -63,16 +72,14 @@ def meanflow(
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     end = law if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
+        sigma_data,
         coupling=core.couplings.of_data(omega, kappa),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
-        space=core.spaces.Velocity(),
         distance=core.distances.sse,
         balance=core.balances.Adaptive(p, c),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -110,18 +117,16 @@ def imf(
     law = core.times.at_level(p_mean, p_std, on)
     balance = core.balances.Adaptive(p, c)
     pairs = core.couplings.of_data(told=most > 1)
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+        sigma_data,
         coupling=pairs,
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative, along="student"),
-        space=core.spaces.Velocity(),
         distance=core.distances.sse,
         balance=balance,
         terms=(core.terms.FlowMatching(pairs, balance),),
         tell=core.tell.Guidance(most, power) if most > 1 else core.tell.nothing,
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -156,15 +161,14 @@ def soflow(
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Ends(law=law, near=core.curricula.Decay(near, near_end))
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=times, share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=times, share=diagonal, law=law),
+        sigma_data,
         target=core.targets.Student(),
         space=core.spaces.end,
         weight=core.weights.of_gaps,
         balance=core.balances.Adaptive(p, c, by_share=True),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -177,6 +181,7 @@ def alphaflow(
     middle: float = 0.5,
     least: float = 0.005,
     bound: float = 4.0,
+    p: float = 1.0,
     c: float = 1e-3,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
@@ -195,7 +200,8 @@ def alphaflow(
         middle: where alpha is one half
         least: below it alpha is 0, above 1 - least it is 1
         bound: goals are clipped to velocities of at most so much
-        c: constant of the adaptive weight
+        p: power of the adaptive weight
+        c: its constant
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, as in the paper, or edm, trig, cosine
         sigma_data: standard deviation of the data, for the preconditioning
@@ -205,17 +211,15 @@ def alphaflow(
     times = core.times.Ends(law=law, near=core.curricula.Fall(steepness, middle, least))
     limit = core.tangents.Tangent(0.0, norm="none", derivative=derivative)
     target = core.targets.Limited(core.targets.Student(), limit)
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=times, share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=times, share=diagonal, law=law),
+        sigma_data,
         coupling=core.couplings.Limited(),
         target=core.targets.Bounded(target, bound),
-        space=core.spaces.Velocity(),
         distance=core.distances.sse,
         weight=core.weights.of_share,
-        balance=core.balances.Adaptive(1.0, c, by_share=True),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
+        balance=core.balances.Adaptive(p, c, by_share=True),
     )
 
 
@@ -248,14 +252,12 @@ def shortcut(
     average = core.targets.Ema(core.curricula.FixedRate(mu))
     law = core.times.at_level(p_mean, p_std, on)
     dyadic = core.times.Dyadic(powers=powers)
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=dyadic, share=1 - share, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=dyadic, share=1 - share, law=law),
+        sigma_data,
         coupling=core.couplings.Self(average),
         target=core.targets.Bounded(average, bound),
-        space=core.spaces.Velocity(),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -282,14 +284,12 @@ def psd(
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Between(times=core.times.Ends(law=law))
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=times, share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=times, share=diagonal, law=law),
+        sigma_data,
         coupling=core.couplings.Self(),
         target=core.targets.Student(),
-        space=core.spaces.Velocity(),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -316,13 +316,11 @@ def lsd(
     """
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+        sigma_data,
         target=core.tangents.EndTangent(step=step),
-        space=core.spaces.Velocity(),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -350,14 +348,12 @@ def esd(
     """
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
-    return core.Method(
-        process=on,
-        times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+    return _flow_map(
+        on,
+        core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+        sigma_data,
         coupling=core.couplings.Velocity("student"),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
-        space=core.spaces.Velocity(),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -390,14 +386,12 @@ def tvm(
         for mean, std in ((gap_mean, gap_std), (a_mean, a_std))
     )
     average = core.targets.Ema(core.curricula.FixedRate(mu))
-    return core.Method(
-        process=core.process.linear(),
-        times=core.times.Gap(gap=gap, end=end),
+    return _flow_map(
+        core.process.linear(),
+        core.times.Gap(gap=gap, end=end),
+        sigma_data,
         target=core.tangents.EndTangent(average, step),
-        space=core.spaces.Velocity(),
         terms=(core.terms.FlowMatching(distance=core.distances.mse, at="a"),),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 
@@ -494,12 +488,10 @@ def ayf(
     """
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
-    return core.Method(
-        process=on,
-        times=core.times.Ends(law=law),
+    return _flow_map(
+        on,
+        core.times.Ends(law=law),
+        sigma_data,
         coupling=core.couplings.Velocity("teacher", guidance),
         target=core.tangents.Tangent(warmup, c, derivative=derivative),
-        space=core.spaces.Velocity(),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
