@@ -87,10 +87,10 @@ def by_solution(law: Any, x: Tensor, t: Tensor, to: Tensor, cond: Cond = None) -
         return law(x, t, cond)
 
     def average(x: Tensor, t: Tensor, to: Tensor, cond: Cond) -> Tensor:
-        ratios = [process.alpha(time) / process.sigma(time) for time in (t, to)]
+        first, last = (process.alpha(time) / process.sigma(time) for time in (t, to))
         total = torch.zeros_like(x)
         for node, share in zip(*np.polynomial.legendre.leggauss(3), strict=True):
-            ratio = torch.lerp(*ratios, (1 + node) / 2)
+            ratio = torch.lerp(first, last, float(1 + node) / 2)
             s = _time_of(process, ratio)
             total = total + share / 2 * law(law.solve(x, t, s, cond), s, cond)
         return total
