@@ -46,13 +46,21 @@ def test_the_phased_model_learns_the_ring(monkeypatch, capsys):
 def test_meanflow_learns_the_ring_in_one_step(monkeypatch, capsys):
     """Untrained its energy distance is 0.5."""
     output = run("meanflow", 100, monkeypatch, capsys)
-    assert float(output.split(":")[1]) < 0.1
+    assert float(output.split(":")[1]) < 0.2
 
 
 @pytest.fixture(scope="module")
 def meanflow() -> dict[str, Any]:
     """The example's names, without its training."""
     return runpy.run_path(str(FOLDER / "meanflow.py"))
+
+
+def test_the_page_of_own_methods_has_the_example_in_under_40_lines():
+    source = (FOLDER / "meanflow.py").read_text()
+    page = (FOLDER.parent / "docs" / "own_method.md").read_text()
+    parts = source[source.index("class Ways") : source.index("if __name__")].strip()
+    assert parts in page
+    assert len([line for line in parts.splitlines() if line.strip()]) < 40
 
 
 def test_the_meanflow_of_the_example_has_the_loss_of_ours(meanflow):
