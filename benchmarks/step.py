@@ -1,7 +1,8 @@
 """A training step of the digits recipe over its floor: the network's own passes and fused Adam.
 
-The floor is what no trainer of this method can avoid: the target's pass without gradient, the
-student's pass, its backward, and the optimizer's update. Both are timed in turn, in one run.
+The floor is what no trainer of this method can avoid: the target's passes without gradient, jvps,
+the student's passes, their backward, and the optimizer's update. Of flow maps only rows off the
+diagonal need a target or a derivative. Both are timed in turn, in one run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 import fewstep as fs
+from fewstep.base.conditions import pick
+from fewstep.core import denoiser, derivatives
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
 from fewstep.run.prepare import Prepared
@@ -28,7 +32,31 @@ ROWS = (
     ("digits", "diffusion", 1),
     ("digits-unet", "ect", 8),
     ("digits-dit", "ect", 8),
+    *(
+        (recipe, method, share)
+        for recipe, share in (("digits", 1), ("digits-unet", 8), ("digits-dit", 8))
+        for method in ("meanflow", "imf", "soflow", "shortcut", "psd", "lsd")
+    ),
 )
+
+
+class Passes(NamedTuple):
+    """Beside the student's pass of all rows: what rows off the diagonal take."""
+
+    plain: int = 0  # passes without gradient
+    jvps: int = 0
+    graded: int = 0  # passes with gradient
+    all_graded: int = 0  # of all rows
+
+
+FLOW_MAPS = {
+    "meanflow": Passes(jvps=1),
+    "imf": Passes(plain=1, jvps=1, all_graded=1),
+    "soflow": Passes(plain=1),
+    "shortcut": Passes(plain=2),
+    "psd": Passes(plain=2),
+    "lsd": Passes(plain=2, graded=1),
+}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -50,12 +78,29 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     def step() -> None:
         train_step(stage, state, draw_batch(stage, dataset.train, state.step))
 
+    times, every = batch.times, torch.arange(len(batch.x0))
+    far = every if times.to is None else (times.to < times.t).nonzero().flatten()
+    need = FLOW_MAPS.get(method, Passes(plain=int(parts.target is not None)))
+    graded = torch.cat([every, *[far] * need.graded, *[every] * need.all_graded])
+
+    def ask(rows: torch.Tensor) -> torch.Tensor:
+        x, t, cond = batch.x0[rows], times.t[rows], pick(batch.cond, rows)
+        return denoiser.ask(bare.student, x, t, cond, None if times.to is None else times.to[rows])
+
+    def derive(rows: torch.Tensor) -> None:
+        x, t, cond = batch.x0[rows], times.t[rows], pick(batch.cond, rows)
+        to = times.a[rows]
+        along = lambda x, t: bare.student(x, t, cond, to=to)  # noqa: E731
+        derivatives.jvp(along, x, t, torch.ones_like(x), torch.ones_like(t))
+
     def floor() -> None:
-        if parts.target is not None:
-            with torch.no_grad():
-                bare.student(batch.x0, batch.times.t, batch.cond)
+        with torch.no_grad():
+            for _ in range(need.plain):
+                ask(far)
+            for _ in range(need.jvps):
+                derive(far)
         bare.optimizer.zero_grad(set_to_none=True)
-        bare.student(batch.x0, batch.times.t, batch.cond).sum().backward()
+        ask(graded).sum().backward()
         bare.optimizer.step()
 
     pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]
