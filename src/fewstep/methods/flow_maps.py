@@ -190,22 +190,18 @@ def alphaflow(
         process: linear, as in the paper, or edm, trig, cosine
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
-    law = core.times.at_level(p_mean, p_std, on)
+    base = meanflow(p_mean=p_mean, p_std=p_std, process=process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, base.process)
     times = core.times.Ends(law=law, near=core.curricula.Fall(steepness, middle, least))
     limit = core.tangents.Tangent(0.0, norm="none", derivative=derivative)
     target = core.targets.Limited(core.targets.Student(), limit)
-    return core.Method(
-        process=on,
+    return replace(
+        base,
         times=core.times.Diagonal(times=times, share=diagonal, law=law),
         coupling=core.couplings.Limited(),
         target=core.targets.Bounded(target, bound),
-        space=core.spaces.Velocity(),
-        distance=core.distances.sse,
         weight=core.weights.of_share,
         balance=core.balances.Adaptive(1.0, c, by_share=True),
-        scaling=core.scalings.Trig(sigma_data=sigma_data),
-        sampler="jumps",
     )
 
 

@@ -69,9 +69,7 @@ def errors(method: Method, models: Models, x0: Tensor, z: Tensor, times: Times) 
         x0_hat = direct_call(models.student, x_t, times.t, None, times.to)
     else:
         x0_hat = guess(process, models, x_t, times, None, direct_call)
-    return x_t, method.space(process, x_t, x0_hat, times) - method.space(
-        process, x_t, goal, times
-    )
+    return x_t, method.space(process, x_t, x0_hat, times) - method.space(process, x_t, goal, times)
 
 
 def left(method: Method, points: Any = POINTS, near: float = 0.0) -> Tensor:
