@@ -25,13 +25,16 @@ def as_time(t: Time) -> Tensor:
     return torch.as_tensor(t.cpu() if isinstance(t, Tensor) else t, dtype=torch.float64)
 
 
-def per_row(t: Time, x: Tensor) -> Tensor:
-    """The time of every row of x, float64 `[B]` on the host. Raises UserError for another shape."""
+def per_row(t: Time, x: Tensor, name: str = "t") -> Tensor:
+    """The time of every row of x, float64 `[B]` on the host.
+
+    Raises UserError for another shape, with the time's name.
+    """
     times = as_time(t)
     if times.ndim > 1 or (times.ndim == 1 and len(times) not in (1, len(x))):
         raise UserError(
-            f"t of shape {tuple(times.shape)}: expected a number or one for each of the {len(x)}"
-            " rows"
+            f"{name} of shape {tuple(times.shape)}: expected a number or one for each of the"
+            f" {len(x)} rows"
         )
     return times.expand(len(x))
 

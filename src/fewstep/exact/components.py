@@ -42,6 +42,8 @@ class Components(Protocol):
     def row_size(self) -> int: ...  # numbers that one row of x takes
     @property
     def axes(self) -> Tensor: ...  # variances along each component's own axes [K, d]
+    @property
+    def variances(self) -> Tensor: ...  # those of `Evidence.gain`, [K] or [K, r]
     def to(self, device: torch.device) -> Self: ...
     def see(self, x: Tensor, a: Tensor, s: Tensor) -> Evidence: ...
     def mean(self, evidence: Evidence, shares: Tensor) -> Tensor: ...
@@ -71,6 +73,10 @@ class Isotropic:
     @property
     def axes(self) -> Tensor:
         return self.values[:, None].expand_as(self.means)
+
+    @property
+    def variances(self) -> Tensor:
+        return self.values
 
     def to(self, device: torch.device) -> Isotropic:
         return Isotropic(self.log_weights.to(device), self.means.to(device), self.values.to(device))
@@ -134,6 +140,10 @@ class FullRank:
 
     @property
     def axes(self) -> Tensor:
+        return self.values
+
+    @property
+    def variances(self) -> Tensor:
         return self.values
 
     def to(self, device: torch.device) -> FullRank:

@@ -13,6 +13,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.process import Process, Time, edm, per_row, wide
 from fewstep.data import Arrays
+from fewstep.exact import flow
 from fewstep.exact.draws import check_labels, coefficients, conditional_draws
 from fewstep.exact.solutions import ROUNDING, Solution
 from fewstep.exact.truth import numbers
@@ -31,6 +32,7 @@ class Gaussian:
     std: float | Tensor = 0.5
     process: Process = field(default_factory=edm)
     classes = 0
+    ends = 1
 
     def __post_init__(self) -> None:
         mean, std = numbers("mean", self.mean), numbers("std", self.std)
@@ -60,12 +62,18 @@ class Gaussian:
         """tr Cov[x0] / d."""
         return float(numbers("std", self.std).square().expand(self.shape).mean())
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        """x0_hat = E[x0 | x_t], like x_t."""
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
+        """x0_hat = E[x0 | x_t], like x_t; with `to` the one that jumps to `solve(x_t, t, to)`.
+
+        Both have derivatives in x_t and the times.
+        """
         check_labels(cond, 0, x_t)
         mean, variance = self._moments(x_t)
         a, s = self._coefficients(t, x_t)
-        gain = a * variance / _above_zero(a.square() * variance + s.square())
+        if to is None:
+            gain = a * variance / _above_zero(a.square() * variance + s.square())
+        else:
+            gain = flow.gain(variance, a, s, *self._coefficients(flow.end(to, t, x_t), x_t))
         return _like(x_t, mean + gain * (_double(x_t, a) - a * mean))
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:

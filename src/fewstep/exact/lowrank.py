@@ -35,7 +35,7 @@ class LowRank:
         return torch.cat([self.values[:, :-1] + self.values[:, -1:], across], 1)
 
     @property
-    def _variances(self) -> Tensor:
+    def variances(self) -> Tensor:
         """Along each axis of the span, and across last, `[K, r + 1]`."""
         return torch.cat([self.values[:, :-1] + self.values[:, -1:], self.values[:, -1:]], 1)
 
@@ -61,7 +61,7 @@ class LowRank:
 
         As in `Isotropic`, less |x|^2 / w.
         """
-        v, gain, rest = gains(self._variances, a[:, None], s[:, None])
+        v, gain, rest = gains(self.variances, a[:, None], s[:, None])
         inside, across = v[:, :, :-1], v[:, :, -1]
         p = self._turn(x) - a[:, None] * self._turn_means()
         widest = across.amax(1, keepdim=True)
@@ -96,7 +96,7 @@ class LowRank:
         left = x.shape[1] - bend.shape[2]
         counts = torch.ones_like(self.values)
         counts[:, -1] = left
-        inside = (self._variances * counts * evidence.rest).sum(2)
+        inside = (self.variances * counts * evidence.rest).sum(2)
         common = (shares * evidence.gain[:, :, -1]).sum(1, keepdim=True)
         uneven = evidence.gain[:, :, -1] - common
         across = (uneven * x.norm(dim=1, keepdim=True)).square()
@@ -121,7 +121,7 @@ class LowRank:
         gain = take(evidence.gain, index)
         rest = take(evidence.rest, index)
         bend = take(self._bend(evidence), index)
-        width = (self._variances[index] * rest).sqrt()
+        width = (self.variances[index] * rest).sqrt()
         mean = rest[:, :, -1:] * self.means[index] + gain[:, :, -1:] * evidence.apart[:, None]
         across = mean + width[:, :, -1:] * z
         longer = width[:, :, :-1] - width[:, :, -1:]

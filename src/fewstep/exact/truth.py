@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import Cond
+from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import generator, rows
 from fewstep.core.process import Process, Time, per_row, wide
 from fewstep.data import Arrays
+from fewstep.exact import flow
 from fewstep.exact.components import Components, Evidence
 from fewstep.exact.draws import check_labels, coefficients, conditional_draws
 from fewstep.exact.solutions import Solution, error_between, integrate
@@ -50,6 +51,8 @@ class Truth:
     where the components have some (`classes` of them), -1 for none. Inside, data is flat and in
     standard units: mean 0 and mean square 1 over all elements.
     """
+
+    ends = 1
 
     def __init__(
         self,
@@ -101,12 +104,33 @@ class Truth:
             self._there[device] = components.to(device), labels, mean.to(device)
         return self._there[device]
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        """x0_hat = E[x0 | x_t], like x_t."""
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
+        """x0_hat = E[x0 | x_t], like x_t; with `to` the one that jumps to `solve(x_t, t, to)`.
+
+        The second is a closed form, with derivatives, in rows that have one component (left by
+        their labels). Others are solved, without gradient: use differences or `torch.func.jvp`.
+        """
         u, a, s = self._standard(x_t, t)
-        mean = self._each(_mean, u, a, s, self._mask(cond, x_t))
-        x0 = self._parts(u.device)[2] + self._scale * mean
-        return x0.to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
+        mask = self._mask(cond, x_t)
+        components, _, centre = self._parts(u.device)
+        if to is None:
+            x0 = centre + self._scale * self._each(_mean, u, a, s, mask)
+            return x0.to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
+        to = flow.end(to, t, x_t)
+        weights = components.log_weights.expand(len(u), -1)
+        left = weights if mask is None else weights.masked_fill(mask, -torch.inf)
+        several = left.isfinite().sum(1) > 1
+        x = x_t.to(u.device).double()
+        x0 = torch.zeros_like(x)
+        if not bool(several.all()):
+            ends = (a, s, *self._coefficients(to, x_t))
+            x0 = centre + self._scale * self._each(flow.lead, u, a, s, mask, *ends)
+            x0 = x0.reshape(x_t.shape)
+        if bool(several.any()):
+            rows = several.nonzero()[:, 0]
+            times = (part[rows.cpu()] for part in (per_row(t, x_t), to))
+            x0 = x0.index_copy(0, rows, flow.by_solution(self, x[rows], *times, pick(cond, rows)))
+        return x0.to(x_t.dtype).to(x_t.device)
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """tr Cov[x0 | x_t] / d, `[B]`."""
