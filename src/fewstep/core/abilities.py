@@ -86,8 +86,6 @@ ends: Ability[int] = Ability("ends", 0)
 both: Ability[Callable[..., tuple[Tensor, Tensor]] | None] = Ability("both", None)
 # Of denoisers: the process whose times they are asked in; None for the method's own.
 process: Ability[Process | None] = Ability("process", None)
-# Of denoisers and networks: how many numbers say where a denoiser leads; above 0 it takes `to=`.
-ends: Ability[int] = Ability("ends", 0)
 # Of denoisers and networks: the shape of one sample, and the number of classes.
 shape: Ability[tuple[int, ...] | None] = Ability("shape", None)
 classes: Ability[int] = Ability("classes", 0)
