@@ -37,14 +37,15 @@ def batch(
     source = generator(0, "batch")
     x0 = torch.randn(rows, *shape, generator=source, dtype=torch.float64).to(dtype)
     z = torch.randn(rows, *shape, generator=source, dtype=torch.float64).to(dtype)
-    u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
+    u = torch.rand(rows, method.uniforms, generator=source, dtype=torch.float64)
     return x0, z, method.times(u, progress, torch.arange(rows))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3,), (1, 8, 8), (2, 3, 2, 2)])
 def test_any_shape_and_dtype(name, options, shape, dtype):
-    method, student = build(name, options), small_student(shape).to(dtype)
+    method = build(name, options)
+    student = small_student(shape, ends=method.ends).to(dtype)
     loss = method.loss(models(student, method), *batch(method, shape=shape, dtype=dtype))
     assert loss.dtype == dtype
     assert loss.shape == (6,)
@@ -54,7 +55,8 @@ def test_nothing_waits_for_the_device(name, options):
     """On the meta device, which has shapes and no numbers, with the times on the host as always."""
     if options.get("pairs") == "ot":
         pytest.skip("the assignment runs on the host")
-    method, student = build(name, options), small_student((2, 3), classes=3).to("meta")
+    method = build(name, options)
+    student = small_student((2, 3), classes=3, ends=method.ends).to("meta")
     x0, z, times = batch(method)
     cond = torch.tensor([0, 1, 2, 0, 1, 2], device="meta")
     everyone = fs.Models(

@@ -41,8 +41,8 @@ def falling(jvp):
 
 def told(to):
     """Velocities whose network is told to lead to `to(t)`."""
-    return lambda f: lambda self, x, t, cond=None, masks=None, **end: f(
-        self, x, t, cond, masks, to(t)
+    return lambda f: (
+        lambda self, x, t, cond=None, masks=None, **end: f(self, x, t, cond, masks, to(t))
     )
 
 
@@ -98,7 +98,9 @@ BUGS = [
         "meanflow on N(0,s^2): the exact map is the goal",
     ),
     Bug("rows of the diagonal are not routed", Method, "lesson", not_routed, MEANFLOW),
-    Bug("share of the diagonal inverted", times.Diagonal, "__call__", options(share=0.25), DIAGONAL),
+    Bug(
+        "share of the diagonal inverted", times.Diagonal, "__call__", options(share=0.25), DIAGONAL
+    ),
     Bug(
         "rows of the diagonal are told their anchor",
         times.Diagonal,

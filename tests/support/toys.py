@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
+from fewstep.analysis.verify.fixtures import Ended
 from fewstep.base import disk
 from fewstep.base.conditions import Cond
 from fewstep.core.denoiser import Denoiser, Preconditioned
@@ -62,7 +63,12 @@ class Spy:
 
 
 def small_student(
-    shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+    ends: int = 0,
 ) -> Preconditioned:
     """A float64 MLP with weights that are all alive (zero initialisation would hide mistakes)."""
     with torch.random.fork_rng():
@@ -70,7 +76,7 @@ def small_student(
         network = fs.networks.mlp(shape, classes, width=16, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
-    return Preconditioned(network, Edm()).double()
+    return Preconditioned(Ended(network) if ends else network, Edm()).double()
 
 
 def tiny_run(**fields: object) -> fs.Run:

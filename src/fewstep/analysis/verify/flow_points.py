@@ -5,6 +5,7 @@ As in `fixed_points`, a product of two quadratures has the means over Gaussian d
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,16 +18,18 @@ from fewstep import methods
 from fewstep.analysis.verify.check import Check, Table, over, worst
 from fewstep.analysis.verify.fixed_points import direct_call, nodes
 from fewstep.analysis.verify.fixtures import SD, cast, data, gaussian, spread
-from fewstep.core import abilities, balances
+from fewstep.core import abilities, balances, couplings
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
 from fewstep.core.process import Process
 from fewstep.core.times import Times
+from fewstep.exact import Mixture
 
 LIMIT = Table("core.tangents", 1e-5, "the tangent is not the limit of the discrete loss")
 STD = 0.8  # on data of the process's own sigma_data the map would be trig's identity
 PROCESSES = ("linear", "edm", "trig", "cosine")
+NAMES = "meanflow imf psd shortcut lsd esd lmd emd ayf"
 # Noise levels of t and a; the last is a row of the diagonal.
 FAR = ((2.0, 0.3), (0.5, 0.1), (0.3, 0.25), (4.0, 0.02))
 POINTS = (*FAR, (1.0, 0.0), (5.0, 1e-3), (0.7, 0.7))
@@ -165,6 +168,27 @@ def semigroup() -> float:
         found.append((lead(lead(x, t, r), r, a) - lead(x, t, a)).abs().max().item())
         on_diagonal = law(x, t, None, t) - gaussian(process, STD)(x, t)
         found.append(on_diagonal.abs().max().item())
+    return worst(*found)
+
+
+@LIMIT("mixture in 2-D: each goal is the exact map's answer", "solution", "", NAMES, tolerance=1e-4)
+def on_mixture() -> float:
+    """Point by point, with the law's own velocity for the data's, by differences."""
+    found = []
+    means: dict[str, Any] = {"means": [[-0.6, 0.0], [0.5, 0.4]]}
+    for name in NAMES.split():
+        for process in ("linear", "edm")[: 1 if name == "shortcut" else 2]:
+            make = getattr(methods, name)
+            known = {"derivative": "difference", "bound": 1e9, "process": process, "step": 1e-3}
+            takes = inspect.signature(make).parameters
+            method = make(**{key: value for key, value in known.items() if key in takes})
+            if isinstance(method.coupling, couplings.Velocity):
+                method = replace(method, coupling=couplings.Velocity("teacher"))
+            law: Any = Mixture(weights=[1, 2], std=0.2, process=method.process, **means)
+            x0, z, _ = data(3, (2,))
+            times = times_at(method.process, FAR[:3], 0.5 if name in ("psd", "shortcut") else 0, 1)
+            error = errors(method, Models(law, law, law, law), x0, z, times)[1]
+            found.append(error.abs().max().item())
     return worst(*found)
 
 

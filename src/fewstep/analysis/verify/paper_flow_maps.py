@@ -93,7 +93,7 @@ def soflow(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     progress=(0.1, 0.55, 0.9),
 )
 def alphaflow(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """alpha-Flow: u_r = u(x_r, r, a) at r = t - alpha (t - a), goals in +-4; MeanFlow at alpha 0."""
+    """alpha-Flow: u_r = u(x_r, r, a) at r = t - alpha (t - a), goals in +-4; 0 is MeanFlow."""
     share = (row.t - row.r) / (row.t - row.a)
 
     def goal(u: Velocity, x: Tensor, v: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 operations alone.
 
 Networks are called as `net(x, t)` with one sample and a float, flow maps as `net(x, t, to)`; the
-papers' stop-gradient is `.detach()`. No process, coupling, solver, distance or weight of the package is used, so that a
-mistake there cannot be here too.
+papers' stop-gradient is `.detach()`. No process, coupling, solver, distance or weight of the
+package is used, so that a mistake there cannot be here too.
 """
 
 from __future__ import annotations

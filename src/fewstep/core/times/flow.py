@@ -186,4 +186,5 @@ class LogitNormal:
 
     def quantile(self, u: Tensor) -> Tensor:
         p = u.double().clamp(2**-54, 1 - 2**-53)
-        return (self.mean + self.std * torch.special.ndtri(p)).sigmoid()
+        # The bits of torch's sigmoid depend on the number of rows.
+        return 1 / (1 + (-self.mean - self.std * torch.special.ndtri(p)).exp())
