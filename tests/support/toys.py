@@ -62,12 +62,17 @@ class Spy:
 
 
 def small_student(
-    shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+    ends: int = 0,
 ) -> Preconditioned:
     """A float64 MLP with weights that are all alive (zero initialisation would hide mistakes)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = fs.networks.mlp(shape, classes, width=16, depth=2, dropout=dropout)
+        network = fs.networks.mlp(shape, classes, ends=ends, width=16, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
     return Preconditioned(network, Edm()).double()

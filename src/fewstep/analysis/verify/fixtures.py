@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,15 +23,24 @@ SHAPE = (2, 3)
 
 
 class Analytic(nn.Module):
-    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear."""
+    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear.
+
+    Where it is told its end, t is (1 + t) sqrt(1 + to) - 1.
+    """
+
+    ends = 1
 
     def __init__(self, *numbers: float) -> None:
         super().__init__()
         self.numbers = nn.Parameter(torch.tensor(numbers, dtype=torch.float64))
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Cond = None, to: Tensor | None = None
+    ) -> Tensor:
         a, b, c, d = self.numbers.to(x_t.dtype)
         level = over(torch.log1p(t.to(x_t.dtype)), x_t)
+        if to is not None:
+            level = level + over(torch.log1p(to.to(x_t.dtype)), x_t) / 2
         mean = x_t.flatten(1).mean(1).reshape(-1, *level.shape[1:])
         return a * torch.tanh(b * x_t + c * level) + d * mean
 
@@ -48,20 +57,33 @@ class Uncertain(nn.Module):
         return p + q * label
 
 
+class Emitting(nn.Module):
+    """mu = p x0 and ln s = q x0^2: an encoder of two numbers."""
+
+    def __init__(self, p: float, q: float) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.tensor([p, q], dtype=torch.float64))
+
+    def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        p, q = self.numbers.to(x0.dtype)
+        return p * x0, q * x0.square()
+
+
 class Cast(NamedTuple):
-    """Four different functions and a balance: the loss and its gradient show which was called."""
+    """Four different functions, a balance and an encoder: loss and gradient show who was called."""
 
     student: Analytic
     ema: Analytic
     teacher: Analytic
     frozen: Analytic
     balance: Uncertain
+    encoder: Emitting
 
     def models(self) -> Models:
         return Models(*self)
 
     def gradients(self) -> Tensor:
-        """The gradients of all numbers of all five, 0 where there is none."""
+        """The gradients of all numbers of all six, 0 where there is none."""
         numbers = [part.numbers for part in self]
         return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in numbers])
 
@@ -74,11 +96,14 @@ def cast() -> Cast:
         teacher=Analytic(0.8, 0.9, -0.2, 0.1),
         frozen=Analytic(1.6, 0.4, 0.1, 0.3),
         balance=Uncertain(0.3, -0.4),
+        encoder=Emitting(0.4, -0.3),
     )
 
 
 class FixedTarget(nn.Module):
     """A student whose numbers move by `shift` in its own pass at `t` alone: the target is fixed."""
+
+    ends = 1
 
     def __init__(self, inner: Analytic, t: Tensor) -> None:
         super().__init__()
@@ -86,18 +111,20 @@ class FixedTarget(nn.Module):
         self.t = t
         self.shift = torch.zeros(4, dtype=torch.float64)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None, **to: Tensor) -> Tensor:
         numbers = self.inner.numbers.detach()
         if torch.is_grad_enabled() and t.shape == self.t.shape and torch.equal(t, self.t):
             numbers = numbers + self.shift
         output: Tensor = torch.func.functional_call(
-            self.inner, {"numbers": numbers}, (x_t, t, cond)
+            self.inner, {"numbers": numbers}, (x_t, t, cond), to
         )
         return output
 
 
 class MaskRecorder(nn.Module):
     """A network that records the times of its calls, and the number of the masks it runs under."""
+
+    ends = 1
 
     def __init__(self, inner: Analytic) -> None:
         super().__init__()
@@ -109,9 +136,11 @@ class MaskRecorder(nn.Module):
         self.draws += 1
         return Masks(self.draws)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None, masks: Any = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Cond = None, masks: Any = None, **to: Tensor
+    ) -> Tensor:
         self.calls.append((t.detach(), masks and masks.number))
-        output: Tensor = self.inner(x_t, t, cond)
+        output: Tensor = self.inner(x_t, t, cond, **to)
         return output
 
 
@@ -147,14 +176,25 @@ def gaussian(process: Process, std: float = SD) -> Denoiser:
 def everyone(student: Any, method: Method) -> Models:
     """The student in every place but the teacher's, who is exact on Gaussian data.
 
-    All answer in x_t's dtype, and the balance changes no loss.
+    All answer in x_t's dtype, and balance and encoder change nothing.
     """
     exact = gaussian(method.process)
 
     def teacher(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
         return exact(x_t, t).to(x_t.dtype)
 
-    return Models(student, student, teacher, student, balance=torch.zeros_like)  # type: ignore[arg-type]
+    return Models(student, student, teacher, student, torch.zeros_like, no_encoder)  # type: ignore[arg-type]
+
+
+def no_encoder(x0: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and log deviation of N(0, 1)."""
+    return torch.zeros_like(x0), torch.zeros_like(x0)
+
+
+def leading(network: Callable[..., Tensor], method: Method) -> Callable[..., Tensor]:
+    """The function, which takes `to=` where students of the method are told their end."""
+    network.ends = method.ends  # type: ignore[attr-defined]
+    return network
 
 
 def gradient_of(network: nn.Module) -> Tensor:
@@ -168,14 +208,16 @@ def spread(process: Process, t: Any, std: float = SD) -> Tensor:
 
 
 def data(
-    rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify"
+    rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify", uniforms: int = 2
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 of standard deviation 0.5, z, and uniforms `[rows, 2]`, the first column stratified."""
+    """x0 of standard deviation 0.5, z, and uniforms of each row, the first column stratified."""
     source = generator(0, stream)
     x0 = SD * torch.randn(rows, *shape, generator=source, dtype=torch.float64)
     z = torch.randn(rows, *shape, generator=source, dtype=torch.float64)
     u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
     u[:, 0] = (torch.randperm(rows, generator=source) + u[:, 0]) / rows
+    more = torch.rand(rows, uniforms - 2, generator=source, dtype=torch.float64)
+    u = torch.cat([u, more], 1)
     return x0, z, u
 
 
@@ -194,11 +236,15 @@ def disorder(method: Method, times: Times, may_rest: bool = False) -> float:
 
 
 def small_network(
-    classes: int = 0, dropout: float = 0.0, seed: int = 0, shape: tuple[int, ...] = SHAPE
+    classes: int = 0,
+    dropout: float = 0.0,
+    seed: int = 0,
+    shape: tuple[int, ...] = SHAPE,
+    ends: int = 0,
 ) -> Preconditioned:
     """A float64 MLP behind EDM's preconditioning, no weight 0: zeros would hide mistakes."""
     with fork_rng(seed, "verify"):
-        network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
+        network = networks.mlp(shape, classes, ends=ends, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
     return Preconditioned(network, scalings.Edm()).double()

@@ -54,6 +54,7 @@ def paper_loss(paper: Paper, nets: Cast, x0: Tensor, z: Tensor, rows: list[Row])
         one_sample(nets.teacher),
         one_sample(nets.frozen),
         lambda label: nets.balance(torch.tensor(label, dtype=torch.float64)),
+        nets.encoder,
     )
     losses = [
         row.w * paper.formula(functions, x, noise, row)

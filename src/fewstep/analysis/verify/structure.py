@@ -33,11 +33,12 @@ from fewstep.analysis.verify.fixtures import (
     disorder,
     everyone,
     gradient_of,
+    leading,
     small_network,
 )
 from fewstep.base.conditions import Cond
-from fewstep.core import abilities, couplings
-from fewstep.core.denoiser import Models, Preconditioned
+from fewstep.core import abilities, couplings, spaces
+from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.times import Times
 
@@ -52,10 +53,9 @@ class Subject:
     shape: tuple[int, ...] = SHAPE
 
     def batch(self, method: Method, rows: int = 6, progress: float = 0.6) -> Inputs:
-        """Of whole groups where rows share a trajectory."""
-        group = abilities.reuse(method.coupling)
-        rows = -(-rows // group) * group
-        x0, z, u = data(rows, self.shape)
+        """Of whole groups where rows belong together."""
+        rows = -(-rows // method.group) * method.group
+        x0, z, u = data(rows, self.shape, uniforms=method.uniforms)
         times: Times = method.times(u, progress, torch.arange(rows))
         return x0, z, times._replace(u=u, progress=progress)
 
@@ -69,17 +69,19 @@ class Subject:
         return method, cast(), self.batch(method)
 
     def network(self, classes: int = 0, dropout: float = 0.0) -> Preconditioned:
-        return small_network(classes, dropout, shape=self.shape)
+        return small_network(classes, dropout, shape=self.shape, ends=self.make().ends)
 
 
 PROPERTIES: Properties[Subject] = Properties()
 
 
 def depends_on_batch(method: Method) -> bool:
-    """Whether rows depend on their batch by design: shared trajectories, minibatch OT."""
+    """Whether rows depend on their batch by design: groups, minibatch OT."""
+    if method.group > 1:
+        return True
     parts: list[Any] = [method.coupling, abilities.inner(method.coupling)]
     shares = couplings.MinibatchOT | couplings.Cached
-    return any(isinstance(part, shares) or abilities.reuse(part) > 1 for part in parts)
+    return any(isinstance(part, shares) for part in parts)
 
 
 @PROPERTIES.holds(
@@ -279,15 +281,20 @@ def single_precision(subject: Subject) -> float:
     "the boundary is asked of the network instead of being known",
 )
 def boundary_without_network(subject: Subject) -> float:
-    """At r = a a network that is NaN below t changes nothing."""
+    """At r = a a network that is NaN below t changes nothing.
+
+    A space that asks it where the jump ends is another matter.
+    """
     method, nets, (x0, z, times) = subject.scene()
     times = times._replace(r=times.a)
+    if abilities.needs(method.space):
+        method = replace(method, space=spaces.x0)
 
-    def blind(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def blind(x_t: Tensor, t: Tensor, cond: Cond = None, **to: Tensor) -> Tensor:
         below = torch.isin(t, times.a) & ~torch.isin(t, times.t)
-        return torch.where(over(below, x_t), torch.nan, nets.student(x_t, t, cond))
+        return torch.where(over(below, x_t), torch.nan, nets.student(x_t, t, cond, **to))
 
-    loss = method.loss(everyone(blind, method), x0, z, times)
+    loss = method.loss(everyone(leading(blind, method), method), x0, z, times)
     truth = method.loss(everyone(nets.student, method), x0, z, times)
     finite = torch.isfinite(truth)  # a weight may be infinite where the method has no rows
     if has_own_loss(method) and not bool(torch.isfinite(loss[finite]).all()):
@@ -321,10 +328,10 @@ def constant_data(subject: Subject) -> float:
     point = torch.full_like(z, 0.7)
     guess = torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
 
-    def network(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def network(x_t: Tensor, t: Tensor, cond: Cond = None, **to: Tensor) -> Tensor:
         return guess.to(x_t.dtype).expand(x_t.shape)
 
-    models = Models(network, network, network, network, balance=torch.zeros_like)  # type: ignore[arg-type]
+    models = replace(everyone(leading(network, method), method), teacher=network)
     loss = method.loss(models, point, z, times)
     (slope,) = torch.autograd.grad(loss.sum(), guess)
     for what, value in (("loss", loss.abs().max()), ("gradient", slope)):

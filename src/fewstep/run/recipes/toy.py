@@ -14,6 +14,8 @@ _OPTIONS: dict[str, Options] = {
     "pd": {"steps": 16},
     "tract": {"steps": (64, 8, 1)},
     "direct_cm": {"n": 16, "solver": "heun"},
+    "cmt": {"reuse": 4},
+    "tbcm": {"points": 4},
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
 FIELDS: dict[str, Options] = {
@@ -30,6 +32,10 @@ _WITH_TEACHER: dict[str, Options] = {
     "tract": {},
     "direct_cm": {},
     "scd": {},
+    "ctm": {},
+    "cmt": {},
+    "pcm": {},
+    "tbcm": {},
 }
 
 
