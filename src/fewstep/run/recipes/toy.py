@@ -16,6 +16,10 @@ _OPTIONS: dict[str, Options] = {
     "direct_cm": {"n": 16, "solver": "heun"},
     "cmt": {"reuse": 4},
     "tbcm": {"points": 4},
+    "vct": {
+        "base": {"method": "ect", "stages": 6},
+        "encoder_options": {"width": 32, "depth": 1},
+    },
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
 FIELDS: dict[str, Options] = {
