@@ -91,8 +91,6 @@ process: Ability[Process | None] = Ability("process", None)
 # Of denoisers and networks: the shape of one sample, and the number of classes.
 shape: Ability[tuple[int, ...] | None] = Ability("shape", None)
 classes: Ability[int] = Ability("classes", 0)
-# Of networks and denoisers: how many numbers say where they lead; 0 is one-time.
-ends: Ability[int] = Ability("ends", 0)
 # Of networks: whether a guided guess is one pass of twice the rows, and not two passes.
 at_once: Ability[bool] = Ability("at_once", False)
 # Of networks' factories: the parts of a condition that they take; None where anything goes.

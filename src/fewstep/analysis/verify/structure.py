@@ -331,7 +331,8 @@ def constant_data(subject: Subject) -> float:
     def network(x_t: Tensor, t: Tensor, cond: Cond = None, **to: Tensor) -> Tensor:
         return guess.to(x_t.dtype).expand(x_t.shape)
 
-    models = replace(everyone(leading(network, method), method), teacher=network)
+    known: Any = leading(network, method)
+    models = replace(everyone(known, method), teacher=known)
     loss = method.loss(models, point, z, times)
     (slope,) = torch.autograd.grad(loss.sum(), guess)
     for what, value in (("loss", loss.abs().max()), ("gradient", slope)):
