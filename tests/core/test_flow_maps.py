@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fewstep as fs
-from fewstep.analysis.verify.fixtures import Ended
+from fewstep.analysis.verify.fixtures import small_network
 from fewstep.analysis.verify.flow_points import STD, GaussianMap
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
@@ -336,8 +336,8 @@ def line_of(student: Preconditioned):
 
 
 def told_student(process) -> Preconditioned:
-    network = small_student((3,)).network
-    return Preconditioned(Ended(network), fs.scalings.Trig(sigma_data=0.5), process).double()
+    network = small_network(shape=(3,), ends=1).network
+    return Preconditioned(network, fs.scalings.Trig(sigma_data=0.5), process)
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())

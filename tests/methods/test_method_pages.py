@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 import fewstep as fs
+from fewstep.analysis.verify.papers import TOGETHER
 from fewstep.base.options import names_of
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
-# Methods that share a page, whose code makes each of them by its name.
-TOGETHER = {
-    **dict.fromkeys(("sct", "scd"), "scm"),
-    **dict.fromkeys(("meanflow", "imf"), "meanflow"),
-    **dict.fromkeys(("psd", "lsd", "esd"), "psd"),
-    **dict.fromkeys(("lmd", "emd", "ayf"), "lmd"),
-}
 
 
 @pytest.mark.parametrize("name", names_of(fs.methods))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 
 import fewstep as fs
 from fewstep.analysis.verify.builtin import METHODS, build
+from fewstep.analysis.verify.fixtures import no_encoder
 from fewstep.base.randomness import generator
 from tests.support.toys import Gaussian, small_student
 
@@ -22,14 +24,13 @@ def models(student, method: fs.Method) -> fs.Models:
     def teacher(x, t, cond=None):
         return truth(x, t)
 
-    return fs.Models(
-        student, ema=student, teacher=teacher, frozen=student, balance=torch.zeros_like
-    )
+    beside = {"balance": torch.zeros_like, "encoder": no_encoder}
+    return fs.Models(student, ema=student, teacher=teacher, frozen=student, **beside)
 
 
 def batch(
     method: fs.Method,
-    rows: int = 6,
+    rows: int = 8,
     shape: tuple[int, ...] = (2, 3),
     dtype=torch.float64,
     progress: float = 0.6,
@@ -48,7 +49,7 @@ def test_any_shape_and_dtype(name, options, shape, dtype):
     student = small_student(shape, ends=method.ends).to(dtype)
     loss = method.loss(models(student, method), *batch(method, shape=shape, dtype=dtype))
     assert loss.dtype == dtype
-    assert loss.shape == (6,)
+    assert loss.shape == (8,)
 
 
 def test_nothing_waits_for_the_device(name, options):
@@ -58,14 +59,12 @@ def test_nothing_waits_for_the_device(name, options):
     method = build(name, options)
     student = small_student((2, 3), classes=3, ends=method.ends).to("meta")
     x0, z, times = batch(method)
-    cond = torch.tensor([0, 1, 2, 0, 1, 2], device="meta")
-    everyone = fs.Models(
-        student, ema=student, teacher=student, frozen=student, balance=torch.zeros_like
-    )
+    cond = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1], device="meta")
+    everyone = replace(models(student, method), teacher=student)
     loss = method.loss(everyone, x0.to("meta"), z.to("meta"), times, cond)
     loss.mean().backward()
     assert loss.device.type == "meta"
-    assert loss.shape == (6,)
+    assert loss.shape == (8,)
 
 
 def test_the_composition_fits_in_fifteen_lines(name, options):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+
+import torch
 
 from fewstep.core import (
     balances,
     couplings,
     denoiser,
+    distances,
     method,
     solvers,
     spaces,
@@ -15,6 +19,7 @@ from fewstep.core import (
     targets,
     times,
 )
+from fewstep.core.couplings import Data
 from fewstep.core.method import Method
 from fewstep.core.process import Process
 from fewstep.core.times import curricula
@@ -38,6 +43,7 @@ CD = "cd: ||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D"
 TCM = "tcm: 1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||"
 SCT = "sct: e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u"
 ATOM = "tcm: t log-Student-t, share rho at t', w_b/rho"
+VCT = "vct: ECT of mu + s z, + KL(N(mu, s^2) | N(0, 1)) / D"
 ECT = "ect: 1/(t-r) ||D(x_t,t) - sg D(x_r,r)||"
 
 BUGS = [
@@ -224,6 +230,54 @@ BUGS = [
         "loss",
         batch_mean,
         "ect: a batch is its items",
+    ),
+    Bug(
+        "CTM: the average that carries is trained",
+        spaces,
+        "still",
+        lambda f: lambda network: nullcontext(),
+        "ctm: gradient reaches the student, nobody else",
+    ),
+    Bug(
+        "PCM: compared as data",
+        spaces,
+        "end",
+        lambda f: spaces.x0,
+        "pcm: huber of DDIM(x_t, t->a) - DDIM_ema(DDIM x_t, r->a)",
+    ),
+    Bug(
+        "IMM: without the goals' own kernel",
+        distances.Mmd,
+        "__call__",
+        lambda f: lambda self, x, y: f(self, x, y) - f(self, 0 * y, y) / 2,
+        "imm: a known data point has loss 0",
+    ),
+    Bug(
+        "VCT: no gradient by way of the noise",
+        Data,
+        "__call__",
+        lambda f: (
+            lambda self, models, process, x0, z, *a: f(self, models, process, x0, z.detach(), *a)
+        ),
+        f"vct: gradient of {VCT[5:]}",
+    ),
+    Bug(
+        "CMT: ECT's stages",
+        times.RatioMap,
+        "ratio",
+        lambda f: lambda self, p: f(replace(self, fixed_ratio=None), p),
+        "cmt: r = t (1 - .004 (1 + 8 sigmoid(-t)))",
+    ),
+    Bug(
+        "TBCM: trajectories from noise of its own",
+        couplings.Walk,
+        "__call__",
+        lambda f: (
+            lambda self, models, process, x0, z, *a: f(
+                self, models, process, x0, torch.randn_like(z), *a
+            )
+        ),
+        "tbcm: the seed decides the dropout, nothing else is random",
     ),
     Bug("MCM compared in x0, not in v", spaces, "v", lambda f: spaces.x0, MCM_V),
     Bug(

@@ -73,7 +73,7 @@ def small_student(
     """A float64 MLP with weights that are all alive (zero initialisation would hide mistakes)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = fs.networks.mlp(shape, classes, width=16, depth=2, dropout=dropout)
+        network = fs.networks.mlp(shape, classes, ends=ends, width=16, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
     return Preconditioned(Ended(network) if ends else network, Edm()).double()

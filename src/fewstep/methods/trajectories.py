@@ -57,6 +57,7 @@ def ctm(
 def cmt(
     *,
     n: int = 16,
+    reuse: int = 16,
     solver: Literal["heun", "ddim", "euler"] = "heun",
     distance: Literal["l2", "l1", "lpips"] = "l2",
     guidance: float = 0.0,
@@ -68,12 +69,13 @@ def cmt(
 ) -> core.Method:
     """Consistency mid-training: regression on the teacher's trajectories from the prior, then ECT.
 
-    First E d(D(x_t, t), the end of its trajectory) at all n points of each; then `ect` from that
-    student, with the gap of its late stages from the start. `split` says how long the first is.
+    First E d(D(x_t, t), the end of its trajectory) at the points of each; then `ect` from that
+    student, with the gap of its late stages from the start. A run's `split` is the first's share.
     Source: CMT, arXiv 2509.24526, section 3, on CIFAR-10 16 points of each trajectory.
 
     Args:
-        n: moves of the teacher from the prior to the data, whose starts are n consecutive rows
+        n: moves of the teacher from the prior to the data
+        reuse: consecutive rows that share a trajectory, each at a point of its own; divides block
         solver: the teacher's move
         distance: of the first stage; the paper's is lpips, of pictures
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
@@ -85,10 +87,10 @@ def cmt(
     """
     grid = tuple(core.sampling.solver_grid(core.process.edm(), n, ()))
     move = core.solvers.along(core.solvers.by_name(solver), grid)
-    points = core.times.Shared(levels=core.times.Levels(grid=grid, first=True), size=n)
+    points = core.times.Shared(levels=core.times.Levels(grid=grid, first=True), size=reuse)
     first = core.Method(
         times=core.times.AtAnchor(times=points),
-        coupling=core.couplings.Trajectory(move, n, grid[0], guidance, prior=True),
+        coupling=core.couplings.Trajectory(move, reuse, grid[0], guidance, prior=True),
         distance=core.distances.by_name(distance),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
     )

@@ -62,7 +62,8 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
         raise UserError(
             f"target = None: expected a target, since {type(method.times).__name__} gives r > a"
         )
-    rows = max(2, sharing(run, method))  # two, or what shares a trajectory
+    sharing(run, method)  # raises where blocks part groups
+    rows = max(2, method.group)
     few = cut(batch, slice(0, rows), slice(0, 1))
     try:
         with passes_in(PASSES[run.precision]):

@@ -76,6 +76,13 @@ METHODS: dict[str, tuple[str, Options]] = {
     "emd": ("emd", {}),
     "emd cosine": ("emd", {"process": "cosine", "derivative": "difference"}),
     "ayf": ("ayf", {}),
+    "ctm": ("ctm", {}),
+    "cmt": ("cmt", {"n": 8, "reuse": 4}),
+    "pcm": ("pcm", {}),
+    "pcm data": ("pcm", {"pairs": "data", "K": 2, "sampler": "ddim"}),
+    "imm": ("imm", {}),
+    "vct": ("vct", {"encoder_options": {"width": 8, "depth": 1}}),
+    "tbcm": ("tbcm", {"points": 4}),
 }
 # The gaps of one end at 1e-4 of t, of whose squared error float32 keeps two digits. The other has
 # no loss in rows where it teaches itself, as it does there.

@@ -12,7 +12,7 @@ from fewstep import networks
 from fewstep.analysis.verify.check import over
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import fork_rng, generator
-from fewstep.core import abilities, scalings
+from fewstep.core import scalings
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Process, Time, as_time
@@ -53,20 +53,33 @@ class Uncertain(nn.Module):
         return p + q * label
 
 
+class Emitting(nn.Module):
+    """mu = p x0 and ln s = q x0^2: an encoder of two numbers."""
+
+    def __init__(self, p: float, q: float) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.tensor([p, q], dtype=torch.float64))
+
+    def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        p, q = self.numbers.to(x0.dtype)
+        return p * x0, q * x0.square()
+
+
 class Cast(NamedTuple):
-    """Four different functions and a balance: the loss and its gradient show which was called."""
+    """Four different functions, a balance and an encoder: loss and gradient show who was called."""
 
     student: Analytic
     ema: Analytic
     teacher: Analytic
     frozen: Analytic
     balance: Uncertain
+    encoder: Emitting
 
     def models(self) -> Models:
         return Models(*self)
 
     def gradients(self) -> Tensor:
-        """The gradients of all numbers of all five, 0 where there is none."""
+        """The gradients of all numbers of all six, 0 where there is none."""
         numbers = [part.numbers for part in self]
         return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in numbers])
 
@@ -79,6 +92,7 @@ def cast() -> Cast:
         teacher=Analytic(0.8, 0.9, -0.2, 0.1, ends=0),
         frozen=Analytic(1.6, 0.4, 0.1, 0.3),
         balance=Uncertain(0.3, -0.4),
+        encoder=Emitting(0.4, -0.3),
     )
 
 
@@ -161,14 +175,19 @@ def gaussian(process: Process, std: float = SD) -> Denoiser:
 def everyone(student: Any, method: Method) -> Models:
     """The student in every place but the teacher's, who is exact on Gaussian data.
 
-    All answer in x_t's dtype, and the balance changes no loss.
+    All answer in x_t's dtype, and balance and encoder change nothing.
     """
     exact = gaussian(method.process)
 
     def teacher(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
         return exact(x_t, t).to(x_t.dtype)
 
-    return Models(student, student, teacher, student, balance=torch.zeros_like)  # type: ignore[arg-type]
+    return Models(student, student, teacher, student, torch.zeros_like, no_encoder)  # type: ignore[arg-type]
+
+
+def no_encoder(x0: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and log deviation of N(0, 1)."""
+    return torch.zeros_like(x0), torch.zeros_like(x0)
 
 
 def gradient_of(network: nn.Module) -> Tensor:
@@ -207,22 +226,6 @@ def disorder(method: Method, times: Times, may_rest: bool = False) -> float:
     return max(*excess, 0.0 if may_rest else float((t <= a).any()), 0.0)
 
 
-class Ended(nn.Module):
-    """A network that is told where it leads: the end number is added to its noise label."""
-
-    ends = 1
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.masks = abilities.masks(inner)
-        self.classes = abilities.classes(inner)
-
-    def forward(self, x: Tensor, label: Tensor, *more: Any, end: Tensor) -> Tensor:
-        output: Tensor = self.inner(x, label + end[:, 0], *more)
-        return output
-
-
 def small_network(
     classes: int = 0,
     dropout: float = 0.0,
@@ -232,7 +235,7 @@ def small_network(
 ) -> Preconditioned:
     """A float64 MLP behind EDM's preconditioning, no weight 0: zeros would hide mistakes."""
     with fork_rng(seed, "verify"):
-        network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
+        network = networks.mlp(shape, classes, ends=ends, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
-    return Preconditioned(Ended(network) if ends else network, scalings.Edm()).double()
+    return Preconditioned(network, scalings.Edm()).double()

@@ -29,6 +29,7 @@ class Nets(NamedTuple):
     teacher: Net
     frozen: Net
     balance: Callable[[float], Tensor]
+    encoder: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 Loss = Callable[[Nets, Tensor, Tensor, Row], Tensor]
@@ -135,6 +136,12 @@ def ect_edm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     return (row.t**2 + SD**2) / (row.t * SD) ** 2 * pseudo_huber(e, 0.06)
 
 
+@of_paper("cmt", "ECT's loss with one gap", "2509.24526, sec. 3")
+def cmt(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """CMT's second stage: ECT's loss."""
+    return ect(f, x0, z, row)
+
+
 @of_paper("gc", "iCT on x0 := D_ema(x_r,r), same z, where u < mu", "2406.09570, eq. 13-21")
 def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """GC, eq. 13-15 and 21: iCT, but where u < mu = 0.5 x0 is D_ema(x_r, r), clipped to 3 sd."""
@@ -205,6 +212,16 @@ def mcm_snr(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     return ((1 - sigma_t**2) / sigma_t**2 + 1) * ((e.square().mean() + 1e-8).sqrt() - 1e-4)
 
 
+@of_paper("vct", "ECT of mu + s z, + KL(N(mu, s^2) | N(0, 1)) / D", "2502.18197, alg. 1")
+def vct(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """VCT: ECT with the encoder's noise, whose gradient comes by way of x_t alone."""
+    mean, log_std = f.encoder(x0)
+    z = mean + log_std.exp() * z
+    e = f.student(x0 + row.t * z, row.t) - ect_target(f.student, x0, z.detach(), row.r)
+    kl = 0.5 * (mean**2 + torch.exp(log_std) ** 2 - 1 - 2 * log_std)
+    return norm(e) / (row.t - row.r) + kl.sum() / x0.numel()
+
+
 def ddim(net: Net, x: Tensor, t: float, s: float) -> Tensor:
     """alpha_s D(x, t) + sigma_s (x - alpha_t D(x, t)) / sigma_t, without gradient."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = cosine(t), cosine(s)
@@ -229,6 +246,18 @@ def pd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     middle = (row.t + row.a) / 2
     x_a = ddim(f.frozen, ddim(f.frozen, x_t, row.t, middle), middle, row.a)
     return truncated_snr(f, x_t, x_a, row)
+
+
+@of_paper("pcm", "huber of DDIM(x_t, t->a) - DDIM_ema(DDIM x_t, r->a)", "2405.18407, eq. 4")
+def pcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """PCM: both points at the phase's start, the mean of sqrt(e^2 + c^2) - c with c = 1e-3."""
+    (alpha, sigma), (alpha_a, sigma_a) = cosine(row.t), cosine(row.a)
+    x_t = alpha * x0 + sigma * z
+    x_r = ddim(f.teacher, x_t, row.t, row.r)
+    goal = ddim(f.ema, x_r, row.r, row.a) if row.r > row.a else x_r
+    guess = f.student(x_t, row.t)
+    e = alpha_a * guess + sigma_a * (x_t - alpha * guess) / sigma - goal
+    return ((e**2 + 1e-6).sqrt() - 1e-3).mean()
 
 
 @of_paper(

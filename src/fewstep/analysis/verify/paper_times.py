@@ -87,6 +87,12 @@ def ect(u: float, progress: float, number: int) -> Row:
     return Row(t, neighbour(t, 1 - 2.0 ** -(min(math.floor(8 * progress), 7) + 1)), 0.0)
 
 
+def cmt(u: float, progress: float, number: int) -> Row:
+    """CMT's second stage: ECT's t, ratio = 0.996."""
+    t = log_normal(u, -1.1, 2.0)
+    return Row(t, neighbour(t, 0.996), 0.0)
+
+
 @lru_cache(maxsize=1)
 def _student_t() -> tuple[list[float], list[float]]:
     """ln t and its probability below: ln t = 0.2 T, T Student's with nu = 0.01, t in 1 .. 80.
@@ -131,6 +137,12 @@ def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
     total = inside * segments
     i = math.floor(u * total)
     return Row((i + 1) / total, i / total, (i // inside) * inside / total)
+
+
+def pcm(u: float, progress: float, number: int) -> Row:
+    """PCM: 4 phases of 12 of the teacher's steps."""
+    i = math.floor(u * 48)
+    return Row((i + 1) / 48, i / 48, i // 12 / 4)
 
 
 def pd(u: float, progress: float, number: int) -> Row:
@@ -225,6 +237,9 @@ TIMES: dict[str, tuple[Rule, str]] = {
     "ect": (ect, "r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))"),
     "gc": (ict, "the times of iCT"),
     "tcm": (tcm, "t log-Student-t, share rho at t', w_b/rho"),
+    "cmt": (cmt, "r = t (1 - .004 (1 + 8 sigmoid(-t)))"),
+    "vct": (ect, "the times of ECT"),
+    "pcm": (pcm, "K phases, r one step below t, a its start"),
     "mcm": (mcm, "K segments, s one step below t, a its start"),
     "pd": (pd, "t uniform over the student's steps, a the next"),
     "tract": (tract, "t uniform over the teacher's steps, a its segment's start"),

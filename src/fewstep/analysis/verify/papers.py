@@ -59,6 +59,7 @@ def paper_loss(paper: Paper, nets: Cast, x0: Tensor, z: Tensor, rows: list[Row])
         one_sample(nets.teacher),
         one_sample(nets.frozen),
         lambda label: nets.balance(torch.tensor(label, dtype=torch.float64)),
+        nets.encoder,
     )
     losses = [
         row.w * paper.formula(functions, x, noise, row)
@@ -96,6 +97,13 @@ def gradient_apart(paper: Paper) -> float:
     return worst(*(by_row(*losses(paper, progress)[1]) for progress in paper.progress))
 
 
+# Pages that several methods share, by method.
+TOGETHER = {
+    **dict.fromkeys(("sct", "scd"), "scm"),
+    **dict.fromkeys(("meanflow", "imf"), "meanflow"),
+    **dict.fromkeys(("psd", "lsd", "esd"), "psd"),
+    **dict.fromkeys(("lmd", "emd", "ayf"), "lmd"),
+}
 WRONG_TIMES = "the times are not those of the paper: the law, the grid, or a row's weight"
 WRONG_LOSS = "the loss at the paper's own times is not its formula: pairs, target, distance, weight"
 WRONG_GRADIENT = "the gradient is not its formula's: a target not detached, or the wrong network"
@@ -104,10 +112,8 @@ WRONG_GRADIENT = "the gradient is not its formula's: a target not detached, or t
 def checks_of(paper: Paper) -> list[Check]:
     """Loss and gradient of one row of the table; the times too of a method's first."""
     name = paper.method
-    page = "scm" if name in ("sct", "scd") else name
-    where = f"see fewstep.methods.{name} and the parts it names"
-    if not build(name, paper.options).ends:
-        where = f"{where}, docs/methods/{page}.md"
+    page = TOGETHER.get(name, name)
+    where = f"see fewstep.methods.{name} and the parts it names, docs/methods/{page}.md"
     rows = [
         (paper.loss, value_apart, WRONG_LOSS),
         (f"gradient of {paper.loss}", gradient_apart, WRONG_GRADIENT),

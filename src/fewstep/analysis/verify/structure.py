@@ -35,8 +35,8 @@ from fewstep.analysis.verify.fixtures import (
     gradient_of,
     small_network,
 )
-from fewstep.core import abilities, balances, couplings
-from fewstep.core.denoiser import Models, Preconditioned
+from fewstep.core import abilities, balances, couplings, spaces
+from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.times import Times
 
@@ -51,9 +51,8 @@ class Subject:
     shape: tuple[int, ...] = SHAPE
 
     def batch(self, method: Method, rows: int = 6, progress: float = 0.6) -> Inputs:
-        """Of whole groups where rows share a trajectory."""
-        group = abilities.reuse(method.coupling)
-        rows = -(-rows // group) * group
+        """Of whole groups where rows belong together."""
+        rows = -(-rows // method.group) * method.group
         x0, z, u = data(rows, self.shape, uniforms=method.uniforms)
         times: Times = method.times(u, progress, torch.arange(rows))
         return x0, z, times._replace(u=u, progress=progress)
@@ -75,10 +74,12 @@ PROPERTIES: Properties[Subject] = Properties()
 
 
 def depends_on_batch(method: Method) -> bool:
-    """Whether rows depend on their batch by design: shared trajectories, minibatch OT."""
+    """Whether rows depend on their batch by design: groups, minibatch OT."""
+    if method.group > 1:
+        return True
     parts: list[Any] = [method.coupling, abilities.inner(method.coupling)]
     shares = couplings.MinibatchOT | couplings.Cached
-    return any(isinstance(part, shares) or abilities.reuse(part) > 1 for part in parts)
+    return any(isinstance(part, shares) for part in parts)
 
 
 @PROPERTIES.holds(
@@ -279,9 +280,14 @@ def single_precision(subject: Subject) -> float:
     "the boundary is asked of the network instead of being known",
 )
 def boundary_without_network(subject: Subject) -> float:
-    """At r = a a network that is NaN below t changes nothing."""
+    """At r = a a network that is NaN below t changes nothing.
+
+    A space that asks it where the jump ends is another matter.
+    """
     method, nets, (x0, z, times) = subject.scene()
     times = times._replace(r=times.a)
+    if abilities.needs(method.space):
+        method = replace(method, space=spaces.x0)
 
     def blind(x_t: Tensor, t: Tensor, *more: Any, **options: Any) -> Tensor:
         below = torch.isin(t, times.a) & ~torch.isin(t, times.t)
@@ -326,7 +332,8 @@ def constant_data(subject: Subject) -> float:
     def network(x_t: Tensor, *more: Any, **options: Any) -> Tensor:
         return guess.to(x_t.dtype).expand(x_t.shape)
 
-    models = Models(network, network, network, network, balance=torch.zeros_like)  # type: ignore[arg-type]
+    known: Any = network
+    models = replace(everyone(known, method), teacher=known)
     loss = method.loss(models, point, z, times)
     (slope,) = torch.autograd.grad(loss.sum(), guess)
     for what, value in (("loss", loss.abs().max()), ("gradient", slope)):

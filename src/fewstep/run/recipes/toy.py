@@ -20,6 +20,12 @@ _OPTIONS: dict[str, Options] = {
     "pd": {"steps": 16},
     "tract": {"steps": (64, 8, 1)},
     "direct_cm": {"n": 16, "solver": "heun"},
+    "cmt": {"reuse": 4},
+    "tbcm": {"points": 4},
+    "vct": {
+        "base": {"method": "ect", "stages": 6},
+        "encoder_options": {"width": 32, "depth": 1},
+    },
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
 FIELDS: dict[str, Options] = {
@@ -39,6 +45,10 @@ _WITH_TEACHER: dict[str, Options] = {
     "lmd": {},
     "emd": {},
     "ayf": {},
+    "ctm": {},
+    "cmt": {},
+    "pcm": {},
+    "tbcm": {},
 }
 
 
