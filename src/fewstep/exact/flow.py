@@ -57,8 +57,8 @@ def lead(
     axes = (-1, *[1] * components.variances.ndim)
     times = [part.reshape(axes) for part in (a, s, *end)]
     g = gain(components.variances, *times)
-    led = evidence._replace(gain=g, rest=1 - times[0] * g)
-    return components.mean(led, joint.softmax(1))
+    evidence = evidence._replace(gain=g, rest=1 - times[0] * g)
+    return components.mean(evidence, joint.softmax(1))
 
 
 def _time_of(process: Process, ratio: Tensor) -> Tensor:
@@ -90,8 +90,7 @@ def by_solution(law: Any, x: Tensor, t: Tensor, to: Tensor, cond: Cond = None) -
         first, last = (process.alpha(time) / process.sigma(time) for time in (t, to))
         total = torch.zeros_like(x)
         for node, share in zip(*np.polynomial.legendre.leggauss(3), strict=True):
-            ratio = torch.lerp(first, last, float(1 + node) / 2)
-            s = _time_of(process, ratio)
+            s = _time_of(process, first + (last - first) * float(1 + node) / 2)
             total = total + share / 2 * law(law.solve(x, t, s, cond), s, cond)
         return total
 
@@ -100,9 +99,9 @@ def by_solution(law: Any, x: Tensor, t: Tensor, to: Tensor, cond: Cond = None) -
 
     x0 = torch.empty_like(x)
     kinds = {aim: ~still & ~near, average: near, ask: still}
-    for kind, chosen in kinds.items():
-        if bool(chosen.any()):
-            rows = chosen.nonzero()[:, 0]
+    for kind, part in kinds.items():
+        if bool(part.any()):
+            rows = part.nonzero()[:, 0]
             here = rows.to(x.device)
             x0[here] = kind(x[here], t[rows], to[rows], pick(cond, rows))
     return x0

@@ -128,9 +128,9 @@ class Truth:
             x0 = x0.reshape(x_t.shape)
         if bool(several.any()):
             rows = several.nonzero()[:, 0]
-            start, stop = (part[rows.cpu()] for part in (per_row(t, x_t), to))
-            led = flow.by_solution(self, x[rows], start, stop, pick(cond, rows))
-            x0 = x0.index_copy(0, rows, led)
+            start, end = (times[rows.cpu()] for times in (per_row(t, x_t), to))
+            few = flow.by_solution(self, x[rows], start, end, pick(cond, rows))
+            x0 = x0.index_copy(0, rows, few)
         return x0.to(x_t.dtype).to(x_t.device)
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
