@@ -218,6 +218,9 @@ def test_strategic_moves_keep_the_law_between_ddim_and_renoising(process):
         assert x_s[1:].norm().item() == pytest.approx(process.sigma(s).item(), abs=1e-12)
     truth, x, noise = Gaussian(process=process), some(), some(scale=2.0)
     calm = solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=0.0)
+    torch.testing.assert_close(calm, truth.solve(x, t, s))  # a flow map's jump
+    one_time = lambda x, t, cond=None: truth(x, t)  # noqa: E731
+    calm = solvers.strategic(process, one_time, x, t, s, noise=lambda: noise, gamma=0.0)
     torch.testing.assert_close(calm, solvers.ddim(process, truth, x, t, s))
     if process.sigma(0.0) == 0:
         wild = solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=1.0)
