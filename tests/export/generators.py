@@ -81,7 +81,7 @@ def small(
     return fs.Generator(run, whole, parts, denoiser, 10, "f" * 64)
 
 
-def of_name(name: str) -> fs.Generator:
+def of_name(name: str, method: str = "ect") -> fs.Generator:
     """The generator of an entry of `NETWORKS`: with labels, and units of its own."""
     network, shape, options, has_parts = NETWORKS[name]
     cond: Any = "labels"
@@ -99,6 +99,7 @@ def of_name(name: str) -> fs.Generator:
         network,
         shape,
         options,
+        method=method,
         std=std,
         classes=3,
         units=units,

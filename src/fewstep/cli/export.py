@@ -37,7 +37,10 @@ class Args:
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's default (1 for consistency models)."""
     sampler: str | None = None
-    """multistep (consistency models), or ddim, euler, heun, ancestral (diffusion models)."""
+    """multistep (consistency models), jumps, ctm, tcd (flow maps), or ddim, euler, heun, ancestral
+    (diffusion models)."""
+    guidance: float = 0.0
+    """Guidance of a flow map that learned it as an input, as for sample; of others it is 0."""
     half: bool = False
     """Store weights in half precision, as half the bytes; they are computed with in float32."""
     tolerance: float | None = None
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> int:
     generator = load(
         args.run, ema=args.ema, device="cpu", composite=args.composite, **own_parts(args)
     )
-    generator = generator.with_later_sigmas(args.later_sigmas)
+    generator = generator.with_later_sigmas(args.later_sigmas).with_guidance(args.guidance)
     contents = prepare(generator, steps=args.steps, sampler=args.sampler, half=args.half)
 
     def note(text: str) -> None:

@@ -14,20 +14,24 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class SamplingArgs:
     sampler: str | None = None
-    """multistep (consistency models), or ddim, addim, euler, heun, ancestral, dpmpp_2m, dpmpp_3m,
-    unipc, unipc_3 (diffusion models)."""
+    """multistep (consistency models), jumps, ctm, tcd (flow maps, as MeanFlow), or ddim, addim,
+    euler, heun, ancestral, dpmpp_2m, dpmpp_3m, unipc, unipc_3 (diffusion models, and flow maps as
+    such)."""
     grid: str | None = None
-    """Where the moves of a diffusion model start: own, uniform (in time), karras or exponential (in
-    log-SNR)."""
+    """Where the moves of a diffusion model or flow map start: own, uniform (in time), karras or
+    exponential (in log-SNR)."""
     sigmas: tuple[float, ...] | None = None
     """The noise levels where they start instead, such as 80,10,1,0.1: they say the steps too."""
     guidance: float = 0.0
     """Classifier-free guidance G of a diffusion model, D_c + G (D_c - D_u): 0 is none, and G + 1
-    is the guidance_scale of others. It takes two evaluations a step."""
+    is the guidance_scale of others. It takes two evaluations a step; a flow map that learned it as
+    an input takes one."""
     guidance_interval: tuple[float, float] | None = None
     """The noise levels that are guided, the lower one first; left out, all."""
     eta: float | None = None
     """The noise of --sampler ddim: 0, none, up to 1, which is ancestral."""
+    gamma: float | None = None
+    """The noise of --sampler ctm or tcd: 0, none, up to 1, from the data at every step."""
     variance: Path | None = None
     """The file by `fewstep variance` that --sampler addim takes; left out, a formula."""
     final_step: Literal["addim", "ddim"] = "addim"
@@ -54,6 +58,7 @@ def sampled_by(generator: Generator, args: SamplingArgs) -> Generator:
         "sampler": args.sampler,
         "grid": grid,
         "eta": args.eta,
+        "gamma": args.gamma,
         "variance": args.variance,
     }
     if any(value is not None for value in options.values()) or args.final_step != "addim":

@@ -38,6 +38,9 @@ needs: Ability[frozenset[str]] = Ability("needs", frozenset())
 # Of times: whether r = a always, so that no target is needed; None where it is not said.
 at_anchor: Ability[bool | None] = Ability("at_anchor", None)
 
+# Of times: the numbers of steps whose jumps alone are trained; none where any number is.
+steps: Ability[tuple[int, ...]] = Ability("steps", ())
+
 # Of times, and of what a student is told: how many uniforms a row takes.
 uniforms: Ability[int] = Ability("uniforms", 2)
 

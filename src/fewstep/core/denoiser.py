@@ -16,7 +16,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, scalings
 from fewstep.core.process import Process, Time, as_time, edm, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
-from fewstep.core.tell import without_guidance
+from fewstep.core.tell import UNGUIDED, with_guidance, without_guidance
 
 
 class Masks(Protocol):
@@ -180,7 +180,7 @@ def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
 
 def in_shards(denoiser: Denoiser) -> bool:
     """Whether a pass needs all processes: then each makes it, even with no rows of its own."""
-    if isinstance(denoiser, Guided | Awake | Diagonal):
+    if isinstance(denoiser, Guided | Told | Awake | Diagonal):
         return in_shards(denoiser.denoiser)
     network = denoiser.network if isinstance(denoiser, Preconditioned) else None
     return hasattr(denoiser, "unshard") or hasattr(network, "unshard")
@@ -227,7 +227,7 @@ class Preconditioned(nn.Module):
         """Where a flow map's network leads, `[B, ends]` float64: angle(t) - angle(to), guidance.
 
         The angle is atan(level / sigma_data): smooth from the data to pure noise, and a little
-        beyond both. Guidance is zeros where the condition has none.
+        beyond both. Without guidance in the condition it is `tell.UNGUIDED`.
         """
         if not self.ends:
             return None
@@ -238,7 +238,7 @@ class Preconditioned(nn.Module):
             return gap[:, None]
         _, guidance = without_guidance(cond)
         if guidance is None:
-            guidance = torch.zeros(len(t), self.ends - 1)
+            guidance = torch.tensor(UNGUIDED[: self.ends - 1]).expand(len(t), -1)
         return torch.cat([gap[:, None], guidance.to(gap)], 1)
 
     def output(
@@ -497,6 +497,28 @@ def guide(
     require(fine, "interval", interval, "two noise levels, the lower one first")
     by = scale if scale is not None else (w or 0.0) - 1
     return Guided(denoiser, by, interval, rescale) if by else denoiser
+
+
+@dataclass(frozen=True)
+class Told:
+    """A flow map that is told its guidance in each pass: ln w and the interval, `tell.told`."""
+
+    denoiser: Denoiser
+    guidance: tuple[float, float, float]
+
+    @property
+    def ends(self) -> int:
+        """As the denoiser's."""
+        return abilities.ends(self.denoiser)
+
+    @property
+    def process(self) -> Process | None:
+        """Whose times it is asked in."""
+        return abilities.process(self.denoiser)
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
+        guidance = torch.tensor(self.guidance).expand(len(x_t), -1)
+        return ask(self.denoiser, x_t, t, with_guidance(cond, guidance), to)
 
 
 def without_label(cond: Cond) -> Cond:

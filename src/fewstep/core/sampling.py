@@ -241,6 +241,26 @@ def with_eta(by: Sampler, eta: float) -> Sampler:
     return replace(by, step=step, noisy=True)
 
 
+def with_gamma(by: Sampler, gamma: float) -> Sampler:
+    """`ctm` or `tcd` with this share of fresh noise. Raises UserError.
+
+    0 is `jumps`, without any, and 1 is re-noising from the data at every step.
+    """
+    require(0 <= gamma <= 1, "gamma", gamma, "a share in 0 .. 1: 0 is jumps, 1 is re-noising")
+    step = by.step.func if isinstance(by.step, partial) else by.step
+    fits = step is solvers.strategic
+    require(fits, "gamma", gamma, "none: the samplers ctm and tcd alone take it")
+    if gamma == 0:
+        return replace(by, step=solvers.jump, noisy=False)
+    return replace(by, step=partial(by.step, gamma=gamma))
+
+
+def leads(by: Sampler) -> bool:
+    """Whether its steps tell a flow map where they lead; other steps follow its diagonal."""
+    step = by.step.func if isinstance(by.step, partial) else by.step
+    return step in (solvers.jump, solvers.renoise, solvers.strategic)
+
+
 def with_variance(
     by: Sampler,
     variance: solvers.Variance | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require
+from fewstep.core.process import Process
 from fewstep.core.times import Times
 
 GUIDANCE = "guidance"  # of a condition: [B, 3], see `Guidance`
+UNGUIDED = 0.0, 0.0, 1.0  # what stands for it where a condition has none: w = 1 at all times
 
 
 class Tell(Protocol):
@@ -53,6 +56,21 @@ class Guidance:
             top = self.most ** (1 - self.power)
             log_w = (1 + u[:, 0] * (top - 1)).log() / (1 - self.power)
         return with_guidance(cond, torch.stack([log_w, u[:, 1] / 2, (1 + u[:, 2]) / 2], 1))
+
+
+def told(
+    process: Process, scale: float, interval: tuple[float, float] | None = None
+) -> tuple[float, float, float]:
+    """What says w = 1 + scale between two noise levels, or at all: a row of `Guidance`'s numbers.
+
+    Raises UserError for w <= 0, which has no logarithm.
+    """
+    require(-1 < scale < math.inf, "guidance", scale, "above -1: w = 1 + guidance is told by ln w")
+    log_w = math.log1p(scale)
+    if interval is None:
+        return (log_w, *UNGUIDED[1:])
+    low, high = (float(process.time_at(level)) / process.t_max for level in interval)
+    return log_w, low, min(high, 1.0)
 
 
 def with_guidance(cond: Cond, guidance: Tensor) -> Cond:

@@ -33,6 +33,7 @@ def card(
         f"# {name or 'Generator'}",
         f"{words.title(contents)}. The network has {contents.weights:,} weights"
         + (", stored in half precision." if contents.half else "."),
+        *words.flow_map(contents),
         "## Sampling",
         f"```python\n{words.python_example(contents, target, file)}\n```",
         "\n".join(f"- {line}" for line in words.inputs_text(contents).splitlines()),

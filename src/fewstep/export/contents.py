@@ -117,6 +117,9 @@ class Contents:
         generator, run, facts = self.generator, self.generator.run, self.generator.facts
         level = generator.method.process.level
         shapes = input_shapes(generator, self.scheme)
+        more: dict[str, Any] = {}
+        if generator.method.ends:
+            more = {"ends": self.scheme.ends, "guidance": generator.guidance}
         return {
             "format": FORMAT,
             "fewstep": __version__,
@@ -131,6 +134,7 @@ class Contents:
             "steps": len(self.scheme.times),
             "times": self.scheme.times,
             "sigmas": [number(float(level(t))) for t in self.scheme.times],
+            **more,
             "inputs": {
                 name: {"dtype": str(dtype).removeprefix("torch."), "shape": ["batch", *shape]}
                 for name, (dtype, shape) in shapes.items()
@@ -157,9 +161,12 @@ def prepare(
     half: bool = False,
 ) -> Contents:
     """What is exported of a generator; steps, sampler: as for `sample`. Raises UserError."""
-    require(generator.guidance == 0, "guidance", generator.guidance, "0: exports have no guidance")
+    is_map = generator.method.ends > 0
+    if generator.told is None:
+        guidance = generator.guidance
+        require(guidance == 0, "guidance", guidance, "0: exports have no guidance")
     by, grid = generator.schedule(steps, sampler)
-    moves = scheme(generator.method.process, grid, by.step, by.noisy)
+    moves = scheme(generator.method.process, grid, by.step, by.noisy, is_map)
     return Contents(generator.to("cpu"), moves, steps, sampler, half)
 
 

@@ -67,6 +67,12 @@ def network_of(contents: Contents) -> Any:
     denoiser: Any = contents.generator.denoiser
     network = denoiser.network if isinstance(denoiser, Preconditioned) else None
     name = contents.generator.run.network
+    if contents.generator.method.ends:
+        raise UserError(
+            f"--to diffusers: {contents.generator.run.method} is a flow map, whose network takes"
+            " two times, and a UNet2DModel takes one, whichever scheduler steps it: --to onnx,"
+            " torch and safetensors take every network"
+        )
     kind = type(network.model).__name__ if isinstance(network, DiffusersNetwork) else None
     if kind == "UNet2DModel":
         return network

@@ -57,6 +57,8 @@ class KSteps(nn.Module):
         self.kind = facts.cond
         self.names = list(input_shapes(generator, scheme))
         self.coefficients = [_coefficients(generator.denoiser, t) for t in scheme.times]
+        pairs = zip(scheme.times, scheme.ends, strict=True)
+        self.ends = [_ends(generator, t, to) for t, to in pairs]
         self.uses = [_name_at(generator.denoiser, t) for t in scheme.times]
         self.networks: dict[str, nn.Module] = {}
         for name, network in networks_of(generator.denoiser, scheme).items():
@@ -103,7 +105,9 @@ class KSteps(nn.Module):
         dtype, label_dtype = self.dtypes[name]
         labels = x.new_full((x.shape[0],), label, dtype=label_dtype)
         arguments = ((in_ * x).to(dtype), labels, cond)
-        raw = functional_call(self.networks[name], weights[name], arguments)
+        end = [x.new_full((x.shape[0], 1), value, dtype=label_dtype) for value in self.ends[number]]
+        more = {"end": torch.cat(end, 1)} if end else {}
+        raw = functional_call(self.networks[name], weights[name], arguments, more)
         return apply_mask(skip * x + out * raw.to(x.dtype), cond)
 
     def condition(self, kind: Kind, inputs: Mapping[str, Tensor], name: str = "") -> Cond:
@@ -254,6 +258,18 @@ def _coefficients(denoiser: nn.Module, t: float) -> tuple[float, float, float, f
     c = part.scaling(part.process, torch.tensor([t], dtype=torch.float64))
     skip, out, in_, label = (float(value.reshape(-1)[0]) for value in c)
     return skip, out, in_, label
+
+
+def _ends(generator: Generator, t: float, to: float | None) -> list[float]:
+    """What the network is told of where its answer leads, in float64; of one time nothing."""
+    denoiser = generator.denoiser
+    part = _parts(denoiser)[_name_at(denoiser, t)]
+    if to is None or not part.ends:
+        return []
+    end = part.end(torch.tensor([t], dtype=torch.float64), to)
+    assert end is not None
+    numbers: list[float] = end[0].tolist()
+    return numbers if generator.told is None else [numbers[0], *generator.told]
 
 
 def _dtypes(network: nn.Module) -> tuple[torch.dtype, torch.dtype]:

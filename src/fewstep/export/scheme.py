@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 from fewstep.core import abilities
+from fewstep.core.denoiser import diagonal
 from fewstep.core.process import Process, per_row
 from fewstep.core.solvers import Past, addim, ddim
 from fewstep.core.solvers.past import Point
@@ -36,10 +37,11 @@ Combination = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Ask:
-    """One evaluation of the network: D(point, t)."""
+    """One evaluation of the network: D(point, t), of a flow map D(point, t, to)."""
 
     t: float
     point: Combination
+    to: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Scheme:
         return [ask.t for step in self.steps for ask in step.asks]
 
     @property
+    def ends(self) -> list[float | None]:
+        """Where these answers of a flow map lead."""
+        return [ask.to for step in self.steps for ask in step.asks]
+
+    @property
     def amplification(self) -> float:
         """How much a step may enlarge an error of the network's answers; at least 1.
 
@@ -104,19 +111,26 @@ class Scheme:
 
 
 def scheme(
-    process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool
+    process: Process,
+    grid: Sequence[float],
+    step: Callable[..., Tensor],
+    noisy: bool,
+    is_map: bool = False,
 ) -> Scheme:
-    """The scheme of a step along a grid, linear or aDDIM's. Raises UserError for any other."""
+    """The scheme of a step along a grid, linear or aDDIM's. Raises UserError for any other.
+
+    is_map: the network is a flow map, which steps that know of it tell where they lead.
+    """
     if step is addim:
         steps = tuple(
-            replace(_read(process, ddim, t, s, False), stretch=_stretch(process, t, s))
+            replace(_read(process, ddim, t, s, False, is_map), stretch=_stretch(process, t, s))
             for t, s in pairwise(grid)
         )
         return Scheme(float(process.sigma(grid[0])), steps)
     read = []
     past = Past(len(grid) - 1) if abilities.remembers(step) else None
     for t, s in pairwise(grid):
-        read.append(_read(process, step, t, s, noisy, past))
+        read.append(_read(process, step, t, s, noisy, is_map, past))
     return Scheme(float(process.sigma(grid[0])), tuple(read))
 
 
@@ -159,6 +173,7 @@ def _read(
     t: float,
     s: float,
     noisy: bool,
+    is_map: bool,
     past: Past | None = None,
 ) -> Step:
     """One step, by two trials with vectors of different lengths; the past gets its point.
@@ -168,14 +183,14 @@ def _read(
     places = torch.arange(1, MOST + 1, dtype=torch.float64)
     trials = []
     for lengths in (torch.ones_like(places), 1 + 0.3 * places.sin()):
-        trial = _Trial(lengths)
+        trial = _Trial(lengths, int(is_map))
         options: dict[str, Any] = {"noise": trial.noise} if noisy else {}
         x = trial.unit(X)
         if past is not None:
             options["past"] = trial.past(past)
-        end = step(process, trial.denoise, x, t, s, None, **options)
+        end = step(process, diagonal(trial), x, t, s, None, **options)
         point = options["past"].points[-1] if past is not None else None
-        vectors = [end, *((point.x, point.x0_hat) if point else ()), *(x for _, x in trial.asks)]
+        vectors = [end, *((point.x, point.x0_hat) if point else ()), *(x for _, _, x in trial.asks)]
         trials.append((trial, [trial.factors(vector) for vector in vectors]))
     (first, ours), (_, theirs) = trials
     pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else [(ours[0], None)]
@@ -194,17 +209,19 @@ def _read(
         assert point is not None
         past.points.append(point)
         memory = (points.pop(0), points.pop(0))
-    asks = [Ask(time, point) for (time, _), point in zip(first.asks, points, strict=True)]
+    pairs_of = zip(first.asks, points, strict=True)
+    asks = [Ask(time, point, to) for (time, to, _), point in pairs_of]
     return Step(tuple(asks), result, memory=memory)
 
 
 class _Trial:
     """A network and a noise of which each answer is a vector along an axis of its own."""
 
-    def __init__(self, lengths: Tensor) -> None:
+    def __init__(self, lengths: Tensor, ends: int) -> None:
         self.lengths = lengths
+        self.ends = ends
         self.names: list[str] = []
-        self.asks: list[tuple[float, Tensor]] = []
+        self.asks: list[tuple[float, float | None, Tensor]] = []  # t, to and the point
         self.draw: Tensor | None = None
 
     def unit(self, name: str) -> Tensor:
@@ -214,8 +231,9 @@ class _Trial:
         self.names.append(name)
         return (torch.eye(MOST, dtype=torch.float64) * self.lengths)[len(self.names) - 1][None]
 
-    def denoise(self, x: Tensor, t: Any, cond: Any = None) -> Tensor:
-        self.asks.append((float(per_row(t, x)[0]), x))
+    def __call__(self, x: Tensor, t: Any, cond: Any = None, to: Any = None) -> Tensor:
+        end = None if to is None else float(per_row(to, x)[0])
+        self.asks.append((float(per_row(t, x)[0]), end, x))
         return self.unit(f"{ANSWER} {len(self.asks) - 1}")
 
     def noise(self) -> Tensor:

@@ -69,6 +69,20 @@ def title(contents: Contents) -> str:
     return f"Samples of {shape} numbers in {steps} of {about['method']}, trained on {about['data']}"
 
 
+def flow_map(contents: Contents) -> list[str]:
+    """What a flow map is, of one, with its ends."""
+    about = contents.to_json()
+    if "ends" not in about:
+        return []
+    pairs = zip(about["times"], about["ends"], strict=True)
+    jumps = ", ".join(f"{t:.4g} to {to:.4g}" for t, to in pairs)
+    guided = f", told the guidance {about['guidance']:g}" if about["guidance"] else ""
+    return [
+        "It is a flow map: a network of two times, which is told where each of its answers leads;"
+        f" here from time {jumps}{guided}. The run samples in any number of steps."
+    ]
+
+
 def count(n: int, word: str) -> str:
     """1 step, 2 steps."""
     return f"{n:,} {word}" + "s" * (n != 1)

@@ -157,6 +157,21 @@ def check_data(dataset: Dataset, method: Method) -> None:
         )
 
 
+def check_own_guidance(run: Run, facts: Facts, method: Method) -> None:
+    """Raises UserError where a student guides itself, and learns no guess without the label."""
+    if not any(abilities.everywhere(one.coupling) for one in method.chain):
+        return
+    why = f"data {run.data!r} has no labels"
+    if facts.classes:
+        why = "label_drop = 0 teaches no guess without the label: 0.1 is usual (--label-drop)"
+    fine = facts.classes > 0 and run.label_drop > 0
+    if not fine:
+        raise UserError(
+            f"method {run.method!r} with guidance of its own (omega, kappa, most): expected data"
+            f" with labels and label_drop above 0: {why}"
+        )
+
+
 def check_augmentation(run: Run, dataset: Dataset) -> None:
     """Raises UserError for changes of what is no picture, or that a network is not told of."""
     if not (run.flip or run.augment):

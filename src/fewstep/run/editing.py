@@ -17,7 +17,7 @@ from fewstep.base.options import plain
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, permutation, uniform
 from fewstep.base.surroundings import surroundings
 from fewstep.core import abilities, editing, sampling, solvers
-from fewstep.core.denoiser import Denoiser, Truncated, passes_in_parts
+from fewstep.core.denoiser import Denoiser, Truncated, diagonal, passes_in_parts
 from fewstep.core.measurements import Measurement
 from fewstep.data.description import outside
 from fewstep.run.generator import Generator
@@ -50,7 +50,7 @@ def edit(
     the end: entries that are measured as they are come back with the same bits.
 
     Args:
-        generator: of a consistency model; others jump to the data by their solver
+        generator: of a consistency model or flow map; others jump to the data by their solver
         y: one for all, or `[n, ...]`, one for each sample
         measurement: in the data's units
         n: samples
@@ -144,16 +144,18 @@ class _Work:
 def jump_of(generator: Generator) -> Denoiser:
     """A generator's jump from any time to the data, in the units of its model.
 
-    One evaluation of a consistency model; of others their sampler's moves from that time on.
+    One evaluation of a consistency model and of a flow map; of others, and of a flow map whose
+    sampler follows its diagonal, the sampler's moves from that time on.
     """
     method, denoiser = generator.method, generator.guess
     by = sampling.sampler(method.sampler)
-    if by.grid is sampling.multistep_grid:
+    if by.grid is sampling.multistep_grid or (method.ends and sampling.leads(by)):
         return denoiser
     if by.noisy or abilities.remembers(by.step):  # rows of one jump start at their own times
         by = sampling.SAMPLERS["heun"]
     times = by.times(method.process, by.default)[:-1]
-    return editing.by_solver(method.process, denoiser, solvers.along(by.step, times))
+    along = solvers.along(by.step, times)
+    return editing.by_solver(method.process, diagonal(denoiser), along)
 
 
 @surroundings()

@@ -20,8 +20,8 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.surroundings import surroundings
-from fewstep.core import sampling, solvers
-from fewstep.core.denoiser import Denoiser, Preconditioned, Truncated, guide
+from fewstep.core import sampling, solvers, tell
+from fewstep.core.denoiser import Denoiser, Preconditioned, Told, Truncated, guide
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, fit
 from fewstep.data.description import outside
@@ -36,14 +36,13 @@ from fewstep.run.checkpoint.schema import Position, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.levels import LevelChoice, bounds_of
+from fewstep.run.notes import notes_of
 from fewstep.run.places import find
 from fewstep.run.plan import Plan, make
 from fewstep.run.variance import read_variance
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
-
-LOW_START = 10.0  # deviations of the data, below which noise is not all there is
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +86,16 @@ class Generator:
     @property
     def guess(self) -> Denoiser:
         """What samplers ask: its denoiser, under guidance where `with_guidance` asked for it."""
+        if self.told is not None:
+            return Told(self.denoiser, self.told)
         return guide(self.denoiser, self.guidance, interval=self.interval)
+
+    @property
+    def told(self) -> tuple[float, float, float] | None:
+        """What a flow map with an input for it is told of its guidance, see `tell.told`."""
+        if not self.guidance or self.method.ends < 2:
+            return None
+        return tell.told(self.method.process, self.guidance, self.interval)
 
     def to(self, device: str | torch.device) -> Generator:
         """The generator on a device, by a name as for `load`; samples stay on the CPU.
@@ -186,7 +194,7 @@ class Generator:
         for name, value in {"n": n, "seed": seed}.items():
             _check_count(name, value)
         wish = self.fit_conditions(n, cond)
-        notes = (*outside(self.facts.description, wish), *self._low_start(grid[0]))
+        notes = (*outside(self.facts.description, wish), *notes_of(self, by, grid))
         conds = change_cond(wish, self.facts.cond_units, Units.to_model)
         return Plan(n, seed, by, tuple(grid), conds, notes)
 
@@ -208,17 +216,6 @@ class Generator:
         grid = by.times(self.method.process, count, self.levels_of(count))
         self._check_range(count, grid)
         return by, grid
-
-    def _low_start(self, t: float) -> list[str]:
-        """A line where sampling starts at a level at which the data still show."""
-        process, std = self.method.process, self.facts.sigma_data
-        level = process.level(t).item()
-        if t == process.t_max or level >= LOW_START * std:
-            return []
-        return [
-            f"sampling starts at level {level:.4g} as if that were pure noise: expected at least"
-            f" {LOW_START:g} deviations of the data, {LOW_START * std:.4g}"
-        ]
 
     def default_steps(self, by: sampling.Sampler | None = None) -> int:
         """Network evaluations of a sample, unless asked otherwise: by its own sampler or `by`."""
@@ -261,6 +258,7 @@ class Generator:
         *,
         grid: str | Sequence[float] | None = None,
         eta: float | None = None,
+        gamma: float | None = None,
         variance: solvers.Variance | str | Path | None = None,
         final_step: Literal["addim", "ddim"] = "addim",
     ) -> Generator:
@@ -269,6 +267,7 @@ class Generator:
         grid: own, uniform (in time), karras or exponential (in log-SNR), or decreasing noise levels
         sigma / alpha, at each of which a move starts.
         eta: of ddim, the share of fresh noise: 0 .. 1, which is ancestral.
+        gamma: of ctm and tcd, the share of fresh noise: 0, which is jumps, .. 1, re-noising.
         variance: of addim, the variance of x0 given x_t, or a file by `fewstep variance`.
         final_step: of addim, ddim for a last move without that variance.
         """
@@ -277,6 +276,8 @@ class Generator:
         by = sampling.sampler(self.method.sampler if sampler is None else sampler)
         if eta is not None:
             by = sampling.with_eta(by, eta)
+        if gamma is not None:
+            by = sampling.with_gamma(by, gamma)
         if variance is not None or final_step != "addim":
             if isinstance(variance, str | Path):
                 variance = read_variance(variance, self.method.process, self.facts)
@@ -289,7 +290,8 @@ class Generator:
         """Itself under classifier-free guidance: D_c + scale (D_c - D_u). Raises UserError.
 
         scale: 0 is none; w of other papers is 1 + scale. interval: the noise levels sigma / alpha
-        that are guided. A guided guess asks the network twice.
+        that are guided. A guided guess asks the network twice; a flow map that was trained with
+        its guidance as an input is told it instead.
         """
         guide(self.denoiser, scale, interval=interval)  # raises
         require(math.isfinite(scale), "guidance", scale, "a finite number, 0 for none")
@@ -301,7 +303,9 @@ class Generator:
     def _check_guidance(self, scale: float) -> None:
         """Raises UserError where there are no two guesses to compare."""
         why = ""
-        if not self.method.denoises:
+        if self.method.ends > 1:
+            tell.told(self.method.process, scale)  # raises
+        elif not self.method.denoises:
             why = "a student jumps, and has no guess that guidance could change"
         elif not self.facts.classes:
             why = "this run has no classes"

@@ -29,6 +29,7 @@ from fewstep.run.build import (
     build_method,
     check_augmentation,
     check_data,
+    check_own_guidance,
     top_level,
     with_defaults,
 )
@@ -113,6 +114,7 @@ def prepare(
     sampling.multistep_grid(parts.process, 2, run.later_sigmas or ())
     check_data(dataset, parts)
     check_augmentation(run, dataset)
+    check_own_guidance(run, facts, parts)
     weights = None
     if checkpoint is None:
         weights = initial_weights(run, init)

@@ -21,7 +21,7 @@ from fewstep.base.randomness import normal
 from fewstep.core import abilities, sampling
 from fewstep.core.conventions import Convention
 from fewstep.core.couplings import GeneratorInduced
-from fewstep.core.denoiser import Guided, Preconditioned, across
+from fewstep.core.denoiser import Guided, Preconditioned, across, diagonal
 from fewstep.core.method import Method
 from fewstep.core.scalings import X0
 from fewstep.core.vocabulary import Range
@@ -79,6 +79,8 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
         plain = denoiser.denoiser if isinstance(denoiser, Guided) else denoiser
         check_reading(replace(model, denoiser=plain), student.arrays, student.device)
     denoiser = across(denoiser, model.process, method.process)
+    if not predicts_ends(method):
+        denoiser = _one_time(denoiser)
     model = replace(model, denoiser=denoiser, process=method.process, digest=digest)
     return model
 
@@ -91,6 +93,13 @@ def _frozen(denoiser: Any, is_theirs: bool) -> Any:
         return denoiser
     own = copy.deepcopy(denoiser) if is_theirs else denoiser
     return own.requires_grad_(False).eval()
+
+
+def _one_time(denoiser: Any) -> Any:
+    """A teacher that denoises: a flow map's diagonal, under the guidance that it has."""
+    if isinstance(denoiser, Guided):
+        return replace(denoiser, denoiser=_one_time(denoiser.denoiser))
+    return diagonal(denoiser)
 
 
 def _on_device(denoiser: Any, device: torch.device) -> Any:
@@ -115,17 +124,20 @@ def _leave_out(name: str | None, method: str, is_offer: bool) -> None:
 
 
 def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
-    """Raises UserError where a run is no teacher of data with these facts."""
+    """Raises UserError where a run is no teacher of data with these facts.
+
+    A flow map is one by its diagonal.
+    """
     same_data(teacher.facts, facts, is_foreign=bool(teacher.run.convention))
     if guidance and not teacher.run.label_drop:
         raise UserError(
             f"guidance = {guidance}: expected 0, or a teacher trained with label_drop, which has a"
             " guess for -1"
         )
-    if _jumps(teacher.method):
+    if _jumps(teacher.method) and not teacher.method.ends:
         raise UserError(
             f"the teacher was trained by {teacher.run.method!r} to jump, not to denoise:"
-            " expected a diffusion model (--method diffusion) or exact:NAME"
+            " expected a diffusion model (--method diffusion), a flow map or exact:NAME"
         )
 
 

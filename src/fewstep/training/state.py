@@ -17,7 +17,7 @@ from fewstep.base.errors import StorageError
 from fewstep.base.randomness import fork_rng
 from fewstep.base.world import ALONE, World, is_divided, scatter_like, whole
 from fewstep.core import abilities
-from fewstep.core.denoiser import Denoiser, Guided, Models, Preconditioned, diagonal
+from fewstep.core.denoiser import Denoiser, Guided, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Time
 from fewstep.run import profiles, sources
@@ -300,10 +300,10 @@ def new_state(prepared: Prepared) -> State:
     if prepared.teacher is not None:
         denoiser = prepared.teacher.denoiser
         if isinstance(denoiser, Guided):
-            state.teacher = RowCounter(diagonal(denoiser.denoiser))
+            state.teacher = RowCounter(denoiser.denoiser)
             state.guide = replace(denoiser, denoiser=state.teacher)
         else:
-            state.teacher = RowCounter(diagonal(denoiser))
+            state.teacher = RowCounter(denoiser)
     if run.precision == "fp16":
         state.scale = LossScale()
     return state

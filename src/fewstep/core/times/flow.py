@@ -119,6 +119,10 @@ class Dyadic:
     def __post_init__(self) -> None:
         require(self.powers >= 1, "powers", self.powers, "at least 1")
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(2**power for power in range(self.powers + 1))
+
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
         power = 1 + (u[:, 0] * self.powers).long()
         pairs = 2.0 ** (power - 1)  # of steps of d
@@ -157,6 +161,10 @@ class Diagonal:
     @property
     def uniforms(self) -> int:
         return abilities.uniforms(self.times)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return abilities.steps(self.times)
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
         times = self.times(u, progress, ordinal)
