@@ -15,7 +15,7 @@ from fewstep.base.errors import require, unknown
 
 def registry() -> dict[str, Claim]:
     """The claims by name, in the order of the report."""
-    from fewstep.analysis.claims import addim, direct, gc, mcm, oracle, tcm, transport, why
+    from fewstep.analysis.claims import addim, direct, gc, mcm, oracle, steps, tcm, transport, why
 
     return {
         "tcm": tcm.CLAIM,
@@ -26,6 +26,7 @@ def registry() -> dict[str, Claim]:
         "addim": addim.CLAIM,
         "direct": direct.CLAIM,
         "oracle": oracle.CLAIM,
+        "steps": steps.CLAIM,
         "why": why.CLAIM,
     }
 
