@@ -45,17 +45,17 @@ class Passes(NamedTuple):
 
     plain: int = 0  # passes without gradient
     jvps: int = 0
-    graded: int = 0  # passes with gradient
-    all_graded: int = 0  # of all rows
+    learning: int = 0  # passes with gradient
+    all_learning: int = 0  # of all rows
 
 
 FLOW_MAPS = {
     "meanflow": Passes(jvps=1),
-    "imf": Passes(plain=1, jvps=1, all_graded=1),
+    "imf": Passes(plain=1, jvps=1, all_learning=1),
     "soflow": Passes(plain=1),
     "shortcut": Passes(plain=2),
     "psd": Passes(plain=2),
-    "lsd": Passes(plain=2, graded=1),
+    "lsd": Passes(plain=2, learning=1),
 }
 
 
@@ -81,7 +81,7 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     times, every = batch.times, torch.arange(len(batch.x0))
     far = every if times.to is None else (times.to < times.t).nonzero().flatten()
     need = FLOW_MAPS.get(method, Passes(plain=int(parts.target is not None)))
-    graded = torch.cat([every, *[far] * need.graded, *[every] * need.all_graded])
+    learning = torch.cat([every, *[far] * need.learning, *[every] * need.all_learning])
 
     def ask(rows: torch.Tensor) -> torch.Tensor:
         x, t, cond = batch.x0[rows], times.t[rows], pick(batch.cond, rows)
@@ -100,7 +100,7 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
             for _ in range(need.jvps):
                 derive(far)
         bare.optimizer.zero_grad(set_to_none=True)
-        ask(graded).sum().backward()
+        ask(learning).sum().backward()
         bare.optimizer.step()
 
     pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]

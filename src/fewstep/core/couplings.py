@@ -127,14 +127,14 @@ class OwnGuidance:
 
     v of the data; u_c and u_u are the velocities of the student's own diagonal with and without its
     label. At the optimum u_c is guided by the weight w = omega / (1 - kappa): MeanFlow, arXiv
-    2505.13447, eq. 19-21. told: omega = 1 and kappa = 1 - 1/w by row, w and the interval of times
+    2505.13447, eq. 19-21. by_row: omega = 1 and kappa = 1 - 1/w by row, w and the interval of times
     that is guided being what the student is told (`tell.Guidance`): iMF, arXiv 2512.02012, section
     4.2. Rows without a label keep v.
     """
 
     omega: float = 1.0
     kappa: float = 0.0
-    told: bool = False
+    by_row: bool = False
     needs = frozenset({"student"})
     everywhere = True
 
@@ -145,12 +145,12 @@ class OwnGuidance:
     def _shares(self, process: Process, times: Times, cond: Cond) -> tuple[Tensor, Tensor]:
         """omega and kappa of the rows."""
         one = torch.ones_like(times.t)
-        if not self.told:
+        if not self.by_row:
             return self.omega * one, self.kappa * one
-        _, told = without_guidance(cond)
-        require(told is not None, "condition", "without guidance", "what `tell.Guidance` adds")
-        assert told is not None
-        log_w, low, high = told.cpu().double().unbind(1)
+        _, guidance = without_guidance(cond)
+        require(guidance is not None, "condition", "without guidance", "what `tell.Guidance` adds")
+        assert guidance is not None
+        log_w, low, high = guidance.cpu().double().unbind(1)
         inside = (times.t >= low * process.t_max) & (times.t <= high * process.t_max)
         return one, torch.where(inside, 1 - (-log_w).exp(), 0.0)
 
@@ -440,10 +440,10 @@ def truncated(pairs: Coupling, t_prime: float) -> Coupling:
     return replace(pairs, predictor=targets.truncated(t_prime, pairs.predictor))
 
 
-def of_data(omega: float = 1.0, kappa: float = 0.0, told: bool = False) -> Coupling:
+def of_data(omega: float = 1.0, kappa: float = 0.0, by_row: bool = False) -> Coupling:
     """The velocity of the data, under the student's own guidance unless omega = 1, kappa = 0."""
-    guided = told or (omega, kappa) != (1, 0)
-    return OwnGuidance(omega, kappa, told) if guided else Velocity()
+    guided = by_row or (omega, kappa) != (1, 0)
+    return OwnGuidance(omega, kappa, by_row) if guided else Velocity()
 
 
 def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:

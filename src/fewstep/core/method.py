@@ -208,9 +208,9 @@ class Method:
         for name in sorted(self.needs):
             model = getattr(models, name)
             require(model is not None, f"models.{name}", None, "a denoiser: this method needs one")
-        told = self.ends == 0 or abilities.ends(models.student) >= self.ends
+        fits = self.ends == 0 or abilities.ends(models.student) >= self.ends
         need = "a denoiser that takes `to=`, the time that it leads to"
-        require(told, "models.student", type(models.student).__name__, need)
+        require(fits, "models.student", type(models.student).__name__, need)
         run = dropout(models.student, len(x0), seed, x0.device)
         cond = self.tell(times, cond)
         # Before the student's pass, so that its activations are not in memory meanwhile.
@@ -221,14 +221,14 @@ class Method:
             x0_hat = run(models.student, x_t, times.t, cond, times.to)
         else:
             x0_hat = guess(self.process, models, x_t, times, cond, run)
-        d = self.distance(*self._compared(models, x_t, x0_hat, goal, times, cond, run))
+        d = self.distance(*self._both(models, x_t, x0_hat, goal, times, cond, run))
         loss_b = expand(self.weight(self.process, times), d) * d
         loss_b = self.balance(loss_b, times, models)
         for term in self.terms:
             loss_b = loss_b + term(models, self.process, x0, z, times, cond, run)
         return expand(times.w, d) * loss_b
 
-    def _compared(
+    def _both(
         self,
         models: Models,
         x_t: Tensor,

@@ -116,7 +116,7 @@ def imf(
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     balance = core.balances.Adaptive(p, c)
-    pairs = core.couplings.of_data(told=most > 1)
+    pairs = core.couplings.of_data(by_row=most > 1)
     return _flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),

@@ -18,6 +18,7 @@ from fewstep import methods
 from fewstep.analysis.verify.check import Check, Table, over, worst
 from fewstep.analysis.verify.fixed_points import direct_call, nodes
 from fewstep.analysis.verify.fixtures import SD, cast, data, gaussian, spread
+from fewstep.base.options import names_of
 from fewstep.core import abilities, balances, couplings
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Models
@@ -88,11 +89,11 @@ def left(method: Method, points: Any = POINTS, near: float = 0.0) -> Tensor:
 
 def at_rest(name: str, near: float, **options: Any) -> float:
     """What is left of a method on the processes that it knows."""
-    make = getattr(methods, name)
+    make = names_of(methods)[name]
     if name == "shortcut":
         return left(make(**options), near=near).max().item()
-    made = [make(process=process, **options) for process in PROCESSES]
-    return worst(*(left(method, near=near).max().item() for method in made))
+    choices = [make(process=process, **options) for process in PROCESSES]
+    return worst(*(left(method, near=near).max().item() for method in choices))
 
 
 def second_order(make: Callable[[float], Method], nears: bool, size: float) -> float:
@@ -113,22 +114,24 @@ def rows() -> list[Check]:
         "emd": (0.0, {"derivative": "jvp"}),
         "ayf": (0.0, {"derivative": "jvp"}),
     }
-    found: list[tuple[str, str, Callable[[], float], float]] = [
+    rows_left: list[tuple[str, str, Callable[[], float], float]] = [
         (name, "the exact map is the goal", partial(at_rest, name, near, **options), 1e-9)
         for name, (near, options) in exact.items()
     ]
     for name in ("lsd", "lmd"):
-        found.append((name, "the exact map, to 1e-4", partial(at_rest, name, 0.0), 1e-4))
+        rows_left.append((name, "the exact map, to 1e-4", partial(at_rest, name, 0.0), 1e-4))
     for name in ("lsd", "lmd", "tvm"):
-        make = partial(lambda name, step: getattr(methods, name)(step=step), name)
-        found.append((name, "O(step^2)", partial(second_order, make, False, 4e-3), 0.1))
+        make = partial(lambda name, step: names_of(methods)[name](step=step), name)
+        rows_left.append((name, "O(step^2)", partial(second_order, make, False, 4e-3), 0.1))
     for name in ("soflow", "alphaflow"):
-        by = partial(lambda name, near: getattr(methods, name)(), name)
-        found.append((name, "E goal - D = O((t-r)^2)", partial(second_order, by, True, 1e-3), 0.1))
+        by = partial(lambda name, near: names_of(methods)[name](), name)
+        rows_left.append(
+            (name, "E goal - D = O((t-r)^2)", partial(second_order, by, True, 1e-3), 0.1)
+        )
     look = "a flow map's goal is not where the ODE leads; see fewstep.methods"
     return [
         Check(f"{name} on N(0,s^2): {text}", "closed form", run, limit, f"{look}.{name}", (name,))
-        for name, text, run, limit in found
+        for name, text, run, limit in rows_left
     ]
 
 
@@ -154,7 +157,7 @@ def discrete_limit() -> float:
 @LIMIT("exact maps: X_(r->a) o X_(t->r) = X_(t->a), D on the diagonal", "closed form", "")
 def semigroup() -> float:
     """By `jump`, on every process."""
-    found = []
+    rows_left = []
     for name in PROCESSES:
         process = processes.by_name(name, sigma_data=SD)
         law = GaussianMap(process)
@@ -165,31 +168,31 @@ def semigroup() -> float:
             return law.process.jump(x, law(x, t, None, a), t, a)
 
         t, r, a = times[:3]
-        found.append((lead(lead(x, t, r), r, a) - lead(x, t, a)).abs().max().item())
+        rows_left.append((lead(lead(x, t, r), r, a) - lead(x, t, a)).abs().max().item())
         on_diagonal = law(x, t, None, t) - gaussian(process, STD)(x, t)
-        found.append(on_diagonal.abs().max().item())
-    return worst(*found)
+        rows_left.append(on_diagonal.abs().max().item())
+    return worst(*rows_left)
 
 
 @LIMIT("mixture in 2-D: each goal is the exact map's answer", "solution", "", NAMES, tolerance=1e-4)
 def on_mixture() -> float:
     """Point by point, with the law's own velocity for the data's, by differences."""
-    found = []
+    rows_left = []
     means: dict[str, Any] = {"means": [[-0.6, 0.0], [0.5, 0.4]]}
     for name in NAMES.split():
         for process in ("linear", "edm")[: 1 if name == "shortcut" else 2]:
-            make = getattr(methods, name)
-            known = {"derivative": "difference", "bound": 1e9, "process": process, "step": 1e-3}
+            make = names_of(methods)[name]
+            options = {"derivative": "difference", "bound": 1e9, "process": process, "step": 1e-3}
             takes = inspect.signature(make).parameters
-            method = make(**{key: value for key, value in known.items() if key in takes})
+            method = make(**{key: value for key, value in options.items() if key in takes})
             if isinstance(method.coupling, couplings.Velocity):
                 method = replace(method, coupling=couplings.Velocity("teacher"))
             law: Any = Mixture(weights=[1, 2], std=0.2, process=method.process, **means)
             x0, z, _ = data(3, (2,))
             times = times_at(method.process, FAR[:3], 0.5 if name in ("psd", "shortcut") else 0, 1)
             error = errors(method, Models(law, law, law, law), x0, z, times)[1]
-            found.append(error.abs().max().item())
-    return worst(*found)
+            rows_left.append(error.abs().max().item())
+    return worst(*rows_left)
 
 
 CHECKS = [*rows(), *LIMIT.rows]

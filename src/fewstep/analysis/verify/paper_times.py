@@ -178,7 +178,7 @@ def logit_normal(u: float, mean: float = -0.4, std: float = 1.0) -> float:
     return 1 / (1 + math.exp(-mean - std * NORMAL.inv_cdf(u)))
 
 
-def told(t: float, r: float, a: float) -> Row:
+def to_end(t: float, r: float, a: float) -> Row:
     return Row(t, r, a, to=a)
 
 
@@ -194,7 +194,7 @@ def flow_map(diagonal: float, near: Callable[[float], float] = lambda progress: 
             return Row(one, 0.0, 0.0, to=one)
         t, a = max(one, other), min(one, other)
         share = others[0] if others else 1 - near(progress)
-        return told(t, a + share * (t - a), a)
+        return to_end(t, a + share * (t - a), a)
 
     return rule
 
@@ -212,20 +212,20 @@ def shortcut(u: float, progress: float, number: int, v: float) -> Row:
         return Row(t, 0.0, 0.0, to=t)
     d = 2.0 ** -(1 + math.floor(7 * u))
     a = 2 * d * math.floor(v / (2 * d))
-    return told(a + 2 * d, a + d, a)
+    return to_end(a + 2 * d, a + d, a)
 
 
 def tvm(u: float, progress: float, number: int, v: float) -> Row:
     """a logit-normal(-.4, 1), (t - a) / (1 - a) logit-normal(-.8, 1)."""
     a = logit_normal(v)
     t = a + (1 - a) * logit_normal(u, -0.8)
-    return told(t, t, a)
+    return to_end(t, t, a)
 
 
 def ayf(u: float, progress: float, number: int, v: float) -> Row:
     """t, a = max, min of two logit-normal(-.8, 1)."""
     a, t = sorted((logit_normal(u, -0.8), logit_normal(v, -0.8)))
-    return told(t, t, a)
+    return to_end(t, t, a)
 
 
 # method -> the rule of its times, and the rule in words

@@ -293,7 +293,7 @@ def boundary_without_network(subject: Subject) -> float:
         below = torch.isin(t, times.a) & ~torch.isin(t, times.t)
         return torch.where(over(below, x_t), torch.nan, nets.student(x_t, t, *more, **options))
 
-    loss = method.loss(everyone(told(blind), method), x0, z, times)
+    loss = method.loss(everyone(as_map(blind), method), x0, z, times)
     truth = method.loss(everyone(nets.student, method), x0, z, times)
     finite = torch.isfinite(truth)  # a weight may be infinite where the method has no rows
     if has_own_loss(method) and not bool(torch.isfinite(loss[finite]).all()):
@@ -328,12 +328,12 @@ def constant_data(subject: Subject) -> float:
     point = torch.full_like(z, 0.7)
     guess = torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
 
-    @told
+    @as_map
     def network(x_t: Tensor, *more: Any, **options: Any) -> Tensor:
         return guess.to(x_t.dtype).expand(x_t.shape)
 
-    known: Any = network
-    models = replace(everyone(known, method), teacher=known)
+    one: Any = network
+    models = replace(everyone(one, method), teacher=one)
     loss = method.loss(models, point, z, times)
     (slope,) = torch.autograd.grad(loss.sum(), guess)
     for what, value in (("loss", loss.abs().max()), ("gradient", slope)):
@@ -356,7 +356,7 @@ def labels_by_row(subject: Subject) -> float:
     return mixed_up(lambda labels: method.loss(models, *inputs, labels).detach(), 6, 1)
 
 
-def told(network: Callable[..., Tensor]) -> Any:
+def as_map(network: Callable[..., Tensor]) -> Any:
     """A function as a flow map."""
     network.ends = 1  # type: ignore[attr-defined]
     return network

@@ -17,7 +17,7 @@ from fewstep.core.times.core import Law, Times, TimeSampler, rows
 Near = Callable[[float], float]  # by progress: which share of the way from t to a the neighbour is
 
 
-def told(times: Times) -> Times:
+def to_anchor(times: Times) -> Times:
     """The times of students that are told their end: to = a."""
     return times._replace(to=times.a)
 
@@ -31,10 +31,10 @@ class Told:
     ends = 1
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        return told(self.times(u, progress, ordinal))
+        return to_anchor(self.times(u, progress, ordinal))
 
     def at(self, t: Time, progress: float) -> Times:
-        return told(self.times.at(t, progress))
+        return to_anchor(self.times.at(t, progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Ends:
 
     def _rows(self, t: Tensor, a: Tensor, progress: float, u: Tensor | None) -> Times:
         near = self.near(progress) if self.near else 0.0
-        return told(rows(t, t - near * (t - a), a, progress))._replace(u=u)
+        return to_anchor(rows(t, t - near * (t - a), a, progress))._replace(u=u)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,11 @@ class Gap:
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
         a = self.end.quantile(u[:, 1])
         t = a + self.gap.quantile(u[:, 0]) * (self.high - a)
-        return told(rows(t, t, a, progress))._replace(u=u)
+        return to_anchor(rows(t, t, a, progress))._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         t = as_time(t)
-        return told(rows(t, t, torch.zeros_like(t), progress))
+        return to_anchor(rows(t, t, torch.zeros_like(t), progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +128,12 @@ class Dyadic:
         pairs = 2.0 ** (power - 1)  # of steps of d
         d = self.high / 2.0**power
         a = 2 * d * (u[:, 1] * pairs).floor()
-        return told(rows(a + 2 * d, a + d, a, progress))._replace(u=u)
+        return to_anchor(rows(a + 2 * d, a + d, a, progress))._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         """One jump to the data, by way of its middle."""
         t = as_time(t)
-        return told(rows(t, t / 2, torch.zeros_like(t), progress))
+        return to_anchor(rows(t, t / 2, torch.zeros_like(t), progress))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from fewstep.base.errors import require
 from fewstep.core import abilities
 from fewstep.core.process import Process, Time, as_time
 from fewstep.core.times.core import Times, TimeSampler, rows
-from fewstep.core.times.flow import told
+from fewstep.core.times.flow import to_anchor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +91,14 @@ class Spans:
         a = i + 1 + (u[:, 1] * (n - i)).long()
         r = i + 1 + (u[:, 2] * (a - i)).long()
         grid = torch.tensor(self.grid, dtype=torch.float64)
-        return told(rows(grid[i], grid[r], grid[a], progress))._replace(u=u)
+        return to_anchor(rows(grid[i], grid[r], grid[a], progress))._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         """Rows that end at the data; r is the level below t."""
         t = as_time(t)
         grid = torch.tensor(self.grid, dtype=torch.float64).flip(0)
         r = grid[(torch.searchsorted(grid, t) - 1).clamp_min(0)]
-        return told(rows(t, r, torch.zeros_like(t), progress))
+        return to_anchor(rows(t, r, torch.zeros_like(t), progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,4 +132,4 @@ class LevelStep:
 
     def _rows(self, t: Tensor, a: Tensor, progress: float) -> Times:
         level = (self.process.level(t) - self.step).clamp_min(0.0)
-        return told(rows(t, torch.maximum(self.process.time_at(level), a), a, progress))
+        return to_anchor(rows(t, torch.maximum(self.process.time_at(level), a), a, progress))
