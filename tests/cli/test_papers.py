@@ -122,7 +122,10 @@ def train(words: list[str]) -> None:
         more = [f"--network.{key.replace('_', '-')}={value}" for key, value in sizes.items()]
     if run.method_options.get("distance") == "lpips":  # its weights are not here
         more += ["--method.distance", "l2"]
-    assert main([*words, *more, *FEW, *CPU, "--precision", "fp32", "--cache", "cache"]) == 0
+    few = [*FEW, "--precision", "fp32"]
+    if run.method == "cmt":  # trajectories of two points, a step of each stage
+        few += ["--method.n", "2", "--block", "2", "--split", "0.5"]
+    assert main([*words, *more, *few, *CPU, "--cache", "cache"]) == 0
 
 
 def score(data: str, run: str, side: int, capsys: pytest.CaptureFixture[str]) -> list[float]:
@@ -161,7 +164,8 @@ def test_a_recipe_goes_from_the_files_to_a_score(name, tmp_path, monkeypatch, ca
 def test_every_command_of_the_page_takes_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_zips(list(ZIPS))
-    write_latents(Path("imagenet-512-sd.zip"))
+    for name in ("imagenet-256-sd.zip", "imagenet-512-sd.zip"):
+        write_latents(Path(name))
     draw = np.random.default_rng(0)
     for folder in FOLDERS:
         Path(folder).mkdir(parents=True)

@@ -42,6 +42,9 @@ SIZES = {  # millions of weights as the papers state them, GC's paper none; and 
     "cifar10-tcm": DDPMPP,
     "cifar10-sct": DDPMPP,
     "cifar10-scd": DDPMPP,
+    "cifar10-meanflow": (55, 0.02),
+    "cifar10-soflow": (56.1, 0.001),  # ours: DDPM++, and what is told of the end; not stated
+    "cifar10-cmt": DDPMPP,
     "imagenet64-edm": ADM,
     "imagenet64-cd": ADM,
     "imagenet64-ct": ADM,
@@ -57,14 +60,20 @@ SIZES = {  # millions of weights as the papers state them, GC's paper none; and 
     "imagenet64-mcm-large": (1230, 0.011),
     "imagenet128-mcm-small": (397, 0.001),
     "imagenet128-mcm-large": (1250, 0.003),
+    "imagenet256-meanflow": (676, 0.001),
+    "imagenet256-meanflow-b2": (131, 0.001),
+    "imagenet256-imf": (676, 0.001),  # DiT's, MeanFlow's; 610 of iMF's own network
+    "imagenet256-imf-b2": (131, 0.001),  # 89 of iMF's own
+    "imagenet256-soflow": (676, 0.001),
 }
 NARROW = {
     "song_unet": {"width": 8, "blocks": 1},
     "edm2_unet": {"width": 8, "head_channels": 8, "blocks": 1},
     "uvit": {"width": 8, "head_channels": 8, "embedding": 8},
     "adm_unet": {"width": 8, "head_channels": 8, "blocks": 1},
+    "dit": {"width": 16, "heads": 2, "depth": 1},
 }
-WITH_TEACHER = ("cd", "scd")  # methods that have nothing to learn without one
+WITH_TEACHER = ("cd", "scd", "cmt")  # methods that have nothing to learn without one
 
 
 def side(name: str) -> int:
@@ -75,7 +84,7 @@ def side(name: str) -> int:
 def full(name: str, **fields: object) -> tuple[Method, Preconditioned]:
     """The recipe's method and its student, at full size and without memory."""
     run = PAPERS[name](**fields)
-    shape = (3, side(name), side(name))
+    shape = (4, 32, 32) if run.latents else (3, side(name), side(name))
     classes = 1000 if run.labels else 0
     assert run.sigma_data is not None
     facts = Facts(shape, classes, run.sigma_data, Units(), "")
@@ -145,17 +154,18 @@ def small(name: str, **fields: object) -> fs.Run:
     options = {**run.network_options, **NARROW[run.network]}
     if run.network == "uvit":
         options["blocks"] = (1,) * len(options["mult"])
-    few = {"iterations": 2, "batch": 2, "block": 1, "picture_every": 0, "precision": "fp32"}
-    return with_values(run, {**few, "network_options": options})
+    block = 1
+    if run.method == "cmt":  # trajectories of two points
+        run, block = with_values(run, {"method_options": {**run.method_options, "n": 2}}), 2
+    few = {"iterations": 2, "batch": 2, "block": block, "split": 0.5, "picture_every": 0}
+    return with_values(run, {**few, "precision": "fp32", "network_options": options})
 
 
-def pictures() -> dict[str, torch.Tensor]:
-    """Noise of 32x32, with labels, which not all use."""
-    shape = (8, 3, 32, 32)
-    return {
-        "x0": torch.randn(shape, generator=generator(0, "pictures")),
-        "cond": torch.arange(8) % 3,
-    }
+def pictures(latents: str | None = None) -> dict[str, torch.Tensor]:
+    """Noise of 32x32, with labels, which not all use; or moments of latents of 8x8."""
+    shape = (8, 8, 8, 8) if latents else (8, 3, 32, 32)
+    x0 = torch.randn(shape, generator=generator(0, "pictures"))
+    return {"x0": x0.abs() if latents else x0, "cond": torch.arange(8) % 3}
 
 
 # At reduced width recipes of one method and one kind of network are much the same; all of them are
@@ -166,11 +176,11 @@ UNLIKE = {(run().network, run().method): name for name, run in reversed(PAPERS.i
 @pytest.mark.parametrize("name", UNLIKE.values())
 def test_two_steps_at_reduced_width(name):
     run = small(name)
-    teacher = None
+    data, teacher = pictures(run.latents), None
     if run.method in WITH_TEACHER:
         method = "diffusion"
-        teacher = fs.train(small(name, method=method), pictures(), progress=False, device="cpu")
-    generator = fs.train(run, pictures(), teacher=teacher, progress=False, device="cpu")
+        teacher = fs.train(small(name, method=method), data, progress=False, device="cpu")
+    generator = fs.train(run, data, teacher=teacher, progress=False, device="cpu")
     assert generator.step == 2
     assert generator.facts.classes == (3 if run.labels else 0)
     fresh = build_student(generator.run, generator.facts, generator.method)
@@ -219,6 +229,11 @@ RATES = {  # iterations -> the code's learning rate of stage 1; of stage 2
     "cifar10-cd": (lambda k: 4e-4 * min(k * 512 / 1e7, 1), None),
     "cifar10-edm-ncsnpp": (lambda k: 1e-3 * min(k * 512 / 1e7, 1), None),
     "imagenet64-sct": (lambda k: 1e-4 / max(k / 35_000, 1) ** 0.5, None),
+    "cifar10-meanflow": (lambda k: 6e-4 * min(k / 10_000, 1), None),
+    "cifar10-soflow": (lambda k: 1e-4, None),
+    "imagenet256-meanflow": (lambda k: 1e-4, None),
+    "imagenet256-imf": (lambda k: 1e-4 * min(k / (10 * (1_281_167 // 1024)), 1), None),
+    "imagenet256-soflow": (lambda k: 1e-4, None),
 }
 
 

@@ -130,23 +130,31 @@ class OwnGuidance:
     2505.13447, eq. 19-21. by_row: omega = 1 and kappa = 1 - 1/w by row, w and the interval of times
     that is guided being what the student is told (`tell.Guidance`): iMF, arXiv 2512.02012, section
     4.2. Rows without a label keep v.
+    until: share of all times, from the data on, that is guided.
+    pairs: off the diagonal, x_r = mix(x0, z, r) + (r - t)(v_g - v) instead of v_g, on linear
+    x_t + (r - t) v_g: SoFlow, arXiv 2512.15657.
     """
 
     omega: float = 1.0
     kappa: float = 0.0
     by_row: bool = False
+    until: float = 1.0
+    pairs: bool = False
     needs = frozenset({"student"})
     everywhere = True
 
     def __post_init__(self) -> None:
         require(self.omega > 0, "omega", self.omega, "above 0")
         require(0 <= self.kappa < 1, "kappa", self.kappa, "in 0 .. 1, below 1")
+        require(0 < self.until <= 1, "until", self.until, "a share above 0, at most 1 for all")
 
     def _shares(self, process: Process, times: Times, cond: Cond) -> tuple[Tensor, Tensor]:
         """omega and kappa of the rows."""
         one = torch.ones_like(times.t)
         if not self.by_row:
-            return self.omega * one, self.kappa * one
+            last = self.until * process.t_max if self.until < 1 else math.inf
+            inside = times.t <= last
+            return torch.where(inside, self.omega, one), torch.where(inside, self.kappa, 0 * one)
         _, guidance = without_guidance(cond)
         require(guidance is not None, "condition", "without guidance", "what `tell.Guidance` adds")
         assert guidance is not None
@@ -171,7 +179,12 @@ class OwnGuidance:
         label = cond["label"] if isinstance(cond, Mapping) else cond
         assert isinstance(label, Tensor)
         has_label = (label >= 0).reshape(-1, *[1] * (v.ndim - 1))
-        return x_t, torch.where(has_label, guided_v, v)
+        v_g = torch.where(has_label, guided_v, v)
+        if not self.pairs:
+            return x_t, v_g
+        assert times.to is not None
+        x_r = process.mix(x0, z, times.r) + expand(times.r - t, v) * (v_g - v)
+        return x_t, torch.where(expand(times.to < t, v).bool(), x_r, v_g)
 
 
 @dataclass(frozen=True)
@@ -440,10 +453,20 @@ def truncated(pairs: Coupling, t_prime: float) -> Coupling:
     return replace(pairs, predictor=targets.truncated(t_prime, pairs.predictor))
 
 
-def of_data(omega: float = 1.0, kappa: float = 0.0, by_row: bool = False) -> Coupling:
-    """The velocity of the data, under the student's own guidance unless omega = 1, kappa = 0."""
-    guided = by_row or (omega, kappa) != (1, 0)
-    return OwnGuidance(omega, kappa, by_row) if guided else Velocity()
+def of_data(
+    omega: float = 1.0,
+    kappa: float = 0.0,
+    by_row: bool = False,
+    until: float = 1.0,
+    pairs: bool = False,
+) -> Coupling:
+    """The velocity of the data, under the student's own guidance unless omega = 1, kappa = 0.
+
+    pairs: their two points instead.
+    """
+    if by_row or (omega, kappa) != (1, 0):
+        return OwnGuidance(omega, kappa, by_row, until, pairs)
+    return Data() if pairs else Velocity()
 
 
 def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:

@@ -43,6 +43,7 @@ def meanflow(
     diagonal: float = 0.75,
     omega: float = 1.0,
     kappa: float = 0.0,
+    until: float = 1.0,
     p: float = 1.0,
     c: float = 0.01,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
@@ -63,6 +64,7 @@ def meanflow(
         diagonal: share of rows of flow matching, where u is to be v
         omega: guidance folded into v: omega v + kappa u_c + (1 - omega - kappa) u_u, 1 is none
         kappa: its share of u_c; the student is guided by omega / (1 - kappa)
+        until: share of all times, from the data on, that is guided
         p: power of the adaptive weight
         c: its constant, beside a squared error summed over the numbers of a sample
         derivative: jvp, central differences, or auto, which tries both before the first step
@@ -76,7 +78,7 @@ def meanflow(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
         sigma_data,
-        coupling=core.couplings.of_data(omega, kappa),
+        coupling=core.couplings.of_data(omega, kappa, until=until),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
         distance=core.distances.sse,
         balance=core.balances.Adaptive(p, c),
@@ -134,9 +136,16 @@ def soflow(
     *,
     p_mean: float = -0.4,
     p_std: float = 1.0,
+    a_mean: float | None = None,
+    a_std: float | None = None,
     diagonal: float = 0.75,
+    diagonal_mean: float | None = None,
+    diagonal_std: float | None = None,
     near: float = 0.1,
     near_end: float = 0.002,
+    omega: float = 1.0,
+    kappa: float = 0.0,
+    until: float = 1.0,
     p: float = 1.0,
     c: float = 0.01,
     process: On = "linear",
@@ -145,14 +154,22 @@ def soflow(
     """SoFlow: consistency of the solution function, E d(f(x_t, t, a), sg f(x_l, l, a)), l near t.
 
     Weight 1 / ((t - l)(t - a)) over (mse / (t - l)^2 + c)^p; l = t - near (t - a) closes in on t.
-    Source: SoFlow, arXiv 2512.15657 (CIFAR-10: diagonal 0, near 1 to 3.1e-4).
+    Source: SoFlow, arXiv 2512.15657 (CIFAR-10: diagonal 0, near 1 to 3.1e-4). Its guidance of
+    weight w, of which a share m is mixed in, is omega = m w, kappa = 1 - m.
 
     Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_mean: mean of the log noise level of t, on linear logit-normal
         p_std: its standard deviation
+        a_mean: mean for the other of the two draws, the end; left out, the same
+        a_std: its standard deviation; left out, the same
         diagonal: share of rows of flow matching
+        diagonal_mean: mean for t in these; left out, the same
+        diagonal_std: its standard deviation; left out, the same
         near: share of the way from t to a that the neighbour is at, at first
         near_end: at last, exponentially in between
+        omega: guidance of the velocity to the neighbour, as in `meanflow`; 1 is none
+        kappa: its share of the student's own; it is guided by omega / (1 - kappa)
+        until: share of all times, from the data on, that is guided
         p: power of the adaptive weight
         c: its constant
         process: linear, as in the paper, or edm, trig, cosine
@@ -160,11 +177,18 @@ def soflow(
     """
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
-    times = core.times.Ends(law=law, near=core.curricula.Decay(near, near_end))
+    end = None if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
+    flat = p_mean if diagonal_mean is None else diagonal_mean
+    times = core.times.Ends(law=law, end=end, near=core.curricula.Decay(near, near_end))
     return _flow_map(
         on,
-        core.times.Diagonal(times=times, share=diagonal, law=law),
+        core.times.Diagonal(
+            times=times,
+            share=diagonal,
+            law=core.times.at_level(flat, diagonal_std or p_std, on),
+        ),
         sigma_data,
+        coupling=core.couplings.of_data(omega, kappa, until=until, pairs=True),
         target=core.targets.Student(),
         space=core.spaces.end,
         weight=core.weights.of_gaps,

@@ -14,6 +14,7 @@ from fewstep.run.recipes.cifar10 import (
     cifar10_ict_deep,
     cifar10_tcm,
 )
+from fewstep.run.recipes.cifar10_maps import cifar10_cmt, cifar10_meanflow, cifar10_soflow
 from fewstep.run.recipes.cm import cifar10_cd, cifar10_ct, imagenet64_cd, imagenet64_ct
 from fewstep.run.recipes.digits import digits, digits_dit, digits_mixture, digits_unet
 from fewstep.run.recipes.gc_sets import celeba64_gc, cifar10_gc, imagenet32_gc, lsun64_gc
@@ -26,6 +27,13 @@ from fewstep.run.recipes.imagenet64 import (
     imagenet64_ict_deep,
     imagenet64_tcm_s,
     imagenet64_tcm_xl,
+)
+from fewstep.run.recipes.imagenet256 import (
+    imagenet256_imf,
+    imagenet256_imf_b2,
+    imagenet256_meanflow,
+    imagenet256_meanflow_b2,
+    imagenet256_soflow,
 )
 from fewstep.run.recipes.imagenet_mcm import (
     imagenet64_mcm_large,
@@ -68,6 +76,9 @@ PAPERS = {
     "cifar10-tcm": cifar10_tcm,
     "cifar10-sct": cifar10_sct,
     "cifar10-scd": cifar10_scd,
+    "cifar10-meanflow": cifar10_meanflow,
+    "cifar10-soflow": cifar10_soflow,
+    "cifar10-cmt": cifar10_cmt,
     "imagenet32-gc": imagenet32_gc,
     "celeba64-gc": celeba64_gc,
     "lsun64-gc": lsun64_gc,
@@ -86,6 +97,11 @@ PAPERS = {
     "imagenet64-mcm-large": imagenet64_mcm_large,
     "imagenet128-mcm-small": imagenet128_mcm_small,
     "imagenet128-mcm-large": imagenet128_mcm_large,
+    "imagenet256-meanflow": imagenet256_meanflow,
+    "imagenet256-meanflow-b2": imagenet256_meanflow_b2,
+    "imagenet256-imf": imagenet256_imf,
+    "imagenet256-imf-b2": imagenet256_imf_b2,
+    "imagenet256-soflow": imagenet256_soflow,
 }
 RECIPES = {**SMALL, **PAPERS}
 
@@ -96,6 +112,7 @@ __all__ = [
     "auto",
     "celeba64_gc",
     "cifar10_cd",
+    "cifar10_cmt",
     "cifar10_ct",
     "cifar10_ect",
     "cifar10_ect_gc",
@@ -106,8 +123,10 @@ __all__ = [
     "cifar10_gc",
     "cifar10_ict",
     "cifar10_ict_deep",
+    "cifar10_meanflow",
     "cifar10_scd",
     "cifar10_sct",
+    "cifar10_soflow",
     "cifar10_tcm",
     "digits",
     "digits_dit",
@@ -132,6 +151,11 @@ __all__ = [
     "imagenet64_tcm_xl",
     "imagenet128_mcm_large",
     "imagenet128_mcm_small",
+    "imagenet256_imf",
+    "imagenet256_imf_b2",
+    "imagenet256_meanflow",
+    "imagenet256_meanflow_b2",
+    "imagenet256_soflow",
     "lsun64_gc",
     "toy",
 ]
