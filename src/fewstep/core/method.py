@@ -18,7 +18,7 @@ from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities, distances, scalings, spaces, targets, tell, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
-from fewstep.core.denoiser import Denoiser, Masks, Models, ask, quiet
+from fewstep.core.denoiser import Denoiser, Masks, Models, ask, in_shards, quiet
 from fewstep.core.distances import Distance
 from fewstep.core.process import Process, expand
 from fewstep.core.process import edm as edm_process
@@ -242,17 +242,24 @@ class Method:
             x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
             return x_t, self.goal(models, x_t, x_r, times, cond, run)
         far = (times.to < times.t).nonzero().flatten()
-        here = far.to(x0.device)
-        few, given = times.at(far), pick(cond, here)
         if abilities.everywhere(self.coupling):
             x_t, v = self.coupling(models, self.process, x0, z, times, cond)
-            goal, pairs = self.process.guess_of(x_t, v, times.t), (x_t[here], v[here])
+            goal = self.process.guess_of(x_t, v, times.t)
         else:
-            x_t, goal = self.process.mix(x0, z, times.t), x0
-            pairs = self.coupling(models, self.process, x0[here], z[here], few, given)
-        if not len(far):
+            x_t, v, goal = self.process.mix(x0, z, times.t), None, x0
+        is_idle = not len(far)
+        if is_idle and not in_shards(models.student):
             return x_t, goal
+        far = torch.zeros(1, dtype=torch.long) if is_idle else far
+        here = far.to(x0.device)
+        few, given = times.at(far), pick(cond, here)
+        if v is None:
+            pairs = self.coupling(models, self.process, x0[here], z[here], few, given)
+        else:
+            pairs = x_t[here], v[here]
         far_goal = self.goal(models, *pairs, few, given, run.at(far))
+        if is_idle:
+            return x_t, goal
         return x_t.index_copy(0, here, pairs[0]), goal.index_copy(0, here, far_goal)
 
     def goal(
