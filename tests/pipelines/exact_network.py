@@ -13,6 +13,19 @@ from fewstep.core.process import by_name, expand
 TIMES = 4  # waves that tell the time
 
 
+class Embedding(nn.Module):
+    """Where diffusers' networks embed the time: 0, since `ExactNetwork` has its waves already."""
+
+    def __init__(self, inputs, width):
+        super().__init__()
+        self.linear_2 = nn.Linear(inputs, width)
+        nn.init.zeros_(self.linear_2.weight)
+        nn.init.zeros_(self.linear_2.bias)
+
+    def forward(self, waves):
+        return self.linear_2(waves)
+
+
 class ExactNetwork(nn.Module):
     """v of Stable Diffusion: that of an exact law by prompt, plus an MLP that is 0 at first.
 
@@ -35,6 +48,7 @@ class ExactNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
+        self.time_embedding = Embedding(TIMES, width)
 
     def forward(self, x, time, encoder_hidden_states, return_dict=False):
         process = self.law.process
@@ -45,8 +59,9 @@ class ExactNetwork(nn.Module):
         v = (alpha * x - x0) / sigma
         waves = (time / 1000)[:, None] * torch.arange(1, TIMES + 1) * math.pi / 2
         code = nn.functional.one_hot(label, len(self.tokens)).to(x)
-        h = torch.cat([x.flatten(1), waves.sin().to(x), code], 1)
-        h = nn.functional.silu(self.inlet(h))
+        waves = waves.sin().to(x)
+        h = torch.cat([x.flatten(1), waves, code], 1)
+        h = nn.functional.silu(self.inlet(h) + self.time_embedding(waves))
         h = nn.functional.silu(self.middle(h))
         return (v + self.outlet(h).view_as(x),)
 

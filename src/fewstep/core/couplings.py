@@ -89,12 +89,14 @@ class Velocity:
 
     Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t,
     D(x_t, t), t); of a student, a flow map, that of its diagonal.
-    guidance: of the teacher, see `denoiser.Guided`.
+    guidance: of the teacher, see `denoiser.Guided`. everywhere: in rows of the diagonal too, whose
+    goal then is the velocity's x0_hat, not x0.
     Source: sCM, arXiv 2410.11081, section 2.
     """
 
     source: Literal["data", "teacher", "student"] = "data"
     guidance: float = 0.0
+    everywhere: bool = False
 
     def __post_init__(self) -> None:
         sources = ("data", "teacher", "student")
@@ -467,6 +469,21 @@ def of_data(
     if by_row or (omega, kappa) != (1, 0):
         return OwnGuidance(omega, kappa, by_row, until, pairs)
     return Data() if pairs else Velocity()
+
+
+def of_velocity(
+    source: str, omega: float = 1.0, kappa: float = 0.0, until: float = 1.0
+) -> Coupling:
+    """The velocity that an option names: of data, see `of_data`, or of a teacher, in all rows.
+
+    Raises UserError.
+    """
+    if source == "data":
+        return of_data(omega, kappa, until=until)
+    require(source == "teacher", "velocity", source, "data or teacher")
+    need = "1 and 0: a teacher is given under guidance, fs.guide"
+    require((omega, kappa) == (1, 0), "omega, kappa", (omega, kappa), need)
+    return Velocity("teacher", everywhere=True)
 
 
 def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Literal
 
 import torch
@@ -20,6 +21,8 @@ Line = tuple[Curve, Tensor, Tensor, Tensor, Tensor]
 
 # The largest relative error of a jvp that is trusted: one that misses a branch is off by more.
 AGREE = 1e-2
+# From which relative difference on two truths say nothing.
+UNLIKE = 0.3
 
 
 def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,13 +95,16 @@ def choose(
     """The engine for a line and why: jvp where it runs and agrees with differences, or differences.
 
     line: the same problem in each of the dtypes, the best one first; a network may take only its
-    own, the last. None where not even differences can be taken: the first step will show why.
+    own, the last. Where differences of several steps do not agree with each other, as in a network
+    of bfloat16, they say nothing of a jvp, which is taken. None where not even differences can be
+    taken: the first step will show why.
     """
     for dtype in dict.fromkeys(dtypes):
         try:
             problem = line(dtype)
-            # Also with float32's step, since parts may be float32 all the same.
-            steps = (step_of(dtype), step_of(torch.float32))
+            # Also with float32's step, since parts may be float32 all the same, and between them.
+            ends = step_of(dtype), step_of(torch.float32)
+            steps = dict.fromkeys((ends[0], math.sqrt(ends[0] * ends[1]), ends[1]))
             truths = [difference(*problem, step)[1] for step in steps]
             break
         except Exception:  # of whatever kind
@@ -110,6 +116,9 @@ def choose(
         error = min(relative(jvp(*problem)[1], truth) for truth in truths)
         if error <= AGREE:
             return "jvp", f"derivative: jvp, {error:.1e} from finite differences {where}"
+        pairs = [relative(*pair) for pair in combinations(truths, 2)]
+        if pairs and min(pairs) > UNLIKE:
+            return "jvp", f"derivative: jvp, unchecked: differences have no digits {where}"
         why = f"jvp is {error:.1e} from finite differences {where}"
     except Exception as failure:
         why = f"jvp fails with {describe(failure)}"

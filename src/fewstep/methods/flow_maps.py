@@ -22,7 +22,18 @@ __all__ = [
     "tvm",
 ]
 
-On = Literal["linear", "edm", "trig", "cosine"]
+On = Literal["linear", "edm", "trig", "cosine", "discrete"]
+
+
+def _process(name: On, sigma_data: float) -> core.process.Process:
+    """The process of that name; discrete is trig up to the top of Stable Diffusion's table.
+
+    A table's steps have no derivative, and noise levels are all that its networks know of it.
+    """
+    if name != "discrete":
+        return core.process.by_name(name, sigma_data=sigma_data)
+    table = core.process.by_name(name)
+    return core.process.trig(level_max=float(table.level(table.t_max)))
 
 
 def _flow_map(
@@ -41,6 +52,7 @@ def meanflow(
     a_mean: float | None = None,
     a_std: float | None = None,
     diagonal: float = 0.75,
+    velocity: Literal["data", "teacher"] = "data",
     omega: float = 1.0,
     kappa: float = 0.0,
     until: float = 1.0,
@@ -52,7 +64,7 @@ def meanflow(
 ) -> core.Method:
     """MeanFlow: E ||u - sg(v - (t - a) du/dt)||^2 / sg(.. + c)^p, u the mean velocity from t to a.
 
-    v = dx_t/dt of the data, along which u is derived.
+    v = dx_t/dt of the data, or of a teacher's ODE, along which u is derived.
     Source: MeanFlow, arXiv 2505.13447, eq. 11 and section 4.3 (CIFAR-10: p_mean -2, p_std 2,
     diagonal 0.25, p 0.75; "improved" there: -0.6, 1.6 for t and -4, 1.6 for a).
 
@@ -62,23 +74,24 @@ def meanflow(
         a_mean: mean for the other of the two draws, the end; left out, the same
         a_std: its standard deviation; left out, the same
         diagonal: share of rows of flow matching, where u is to be v
+        velocity: v of the data, as in the paper, or of a teacher, in rows of flow matching too
         omega: guidance folded into v: omega v + kappa u_c + (1 - omega - kappa) u_u, 1 is none
         kappa: its share of u_c; the student is guided by omega / (1 - kappa)
         until: share of all times, from the data on, that is guided
         p: power of the adaptive weight
         c: its constant, beside a squared error summed over the numbers of a sample
         derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     end = law if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
     return _flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
         sigma_data,
-        coupling=core.couplings.of_data(omega, kappa, until=until),
+        coupling=core.couplings.of_velocity(velocity, omega, kappa, until),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
         distance=core.distances.sse,
         balance=core.balances.Adaptive(p, c),
@@ -112,10 +125,10 @@ def imf(
         p: power of the adaptive weights
         c: their constant
         derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     balance = core.balances.Adaptive(p, c)
     pairs = core.couplings.of_data(by_row=most > 1)
@@ -172,10 +185,10 @@ def soflow(
         until: share of all times, from the data on, that is guided
         p: power of the adaptive weight
         c: its constant
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     end = None if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
     flat = p_mean if diagonal_mean is None else diagonal_mean
@@ -227,10 +240,10 @@ def alphaflow(
         p: power of the adaptive weight
         c: its constant
         derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Ends(law=law, near=core.curricula.Fall(steepness, middle, least))
     limit = core.tangents.Tangent(0.0, norm="none", derivative=derivative)
@@ -255,6 +268,7 @@ def shortcut(
     bound: float = 4.0,
     p_mean: float = 0.0,
     p_std: float = 1.0,
+    process: On = "linear",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Shortcut model: a jump of 2 d is two of the average's jumps of d, d a power of 1/2.
@@ -270,12 +284,13 @@ def shortcut(
         bound: goals are clipped to velocities of at most so much
         p_mean: mean of the log noise level in rows of flow matching
         p_std: its standard deviation
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.linear()
+    on = _process(process, sigma_data)
     average = core.targets.Ema(core.curricula.FixedRate(mu))
     law = core.times.at_level(p_mean, p_std, on)
-    dyadic = core.times.Dyadic(powers=powers)
+    dyadic = core.times.Dyadic(powers=powers, high=on.t_max)
     return _flow_map(
         on,
         core.times.Diagonal(times=dyadic, share=1 - share, law=law),
@@ -302,10 +317,10 @@ def psd(
         p_mean: mean of the log noise level of t and a, on linear logit-normal
         p_std: its standard deviation
         diagonal: share of rows of flow matching
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Between(times=core.times.Ends(law=law))
     return _flow_map(
@@ -335,10 +350,10 @@ def lsd(
         p_std: its standard deviation
         diagonal: share of rows of flow matching
         step: of the centred difference in the end's angle
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     return _flow_map(
         on,
@@ -367,10 +382,10 @@ def esd(
         p_std: its standard deviation
         diagonal: share of rows of flow matching
         derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     return _flow_map(
         on,
@@ -439,7 +454,7 @@ def lmd(
         diagonal: share of rows of flow matching
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
         step: of the centred difference in the end's angle
-        process: linear, or edm, trig, cosine
+        process: linear, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
     base = lsd(
@@ -469,7 +484,7 @@ def emd(
         diagonal: share of rows of flow matching
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
         derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, or edm, trig, cosine
+        process: linear, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
     base = esd(
@@ -507,10 +522,10 @@ def ayf(
         warmup: share of the run over which the derivative's part of the tangent grows to 1
         c: g / (||g|| + c)
         derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine
+        process: linear, as in the paper, or edm, trig, cosine, discrete
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = core.process.by_name(process, sigma_data=sigma_data)
+    on = _process(process, sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     return _flow_map(
         on,

@@ -6,6 +6,7 @@ of billions. Here a role's parameters, state and copies are these numbers alone.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,11 +81,14 @@ class LowRank(nn.Module):
         layers: Sequence[str] = (),
         *,
         alpha: float | None = None,
+        own: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         """layers: ends of the names of linear layers and convolutions; none: all linear layers.
 
-        alpha: by default the rank. Raises UserError for a rank below 1 and where there is no layer.
+        alpha: by default the rank. own: names of children that each role has for itself and trains
+        whole, in float32; the network asks for them by `part_of`. Raises UserError for a rank below
+        1 and where there is no layer.
         """
         super().__init__()
         require(rank >= 1, "rank", rank, "at least 1")
@@ -94,6 +98,8 @@ class LowRank(nn.Module):
         self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
         self.common = Common(network.requires_grad_(False).eval())
         self.pairs = nn.Module()
+        parts = {name: copy.deepcopy(network.get_submodule(name)) for name in own}
+        self.own = nn.ModuleDict(parts).float().requires_grad_(True)
         source = generator(seed, "low rank")
         for name, layer in places.items():
             *path, last = name.split(".")
@@ -155,6 +161,14 @@ def playing(role: LowRank | None) -> Iterator[None]:
         yield
     finally:
         _ROLE.reset(before)
+
+
+def part_of(network: nn.Module, name: str) -> Any:
+    """The part of that name that the playing role has for itself, or else the network's."""
+    role = _ROLE.get()
+    if role is None or name not in role.own:
+        return network.get_submodule(name)
+    return role.own[name]
 
 
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:

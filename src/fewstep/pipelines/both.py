@@ -113,7 +113,8 @@ class Both:
         plan = replace(task, teacher_steps=self.teacher_steps)
         z = rows.noise(self.shape, rows.sources()).to(pipeline.dtype).float()
         label = torch.tensor([texts.index(text) for text in rows.texts])
-        x = teacher_solver(folder, network, plan, pipeline.device)(z, label)
+        with one_time(own):
+            x = teacher_solver(folder, network, plan, pipeline.device)(z, label)
         return _finite(x.float().cpu(), f"the teacher in {self.teacher_steps} steps")
 
     @torch.no_grad()
@@ -132,6 +133,20 @@ class Both:
             pipeline.set_adapters(names, scales)
         elif _adapters(pipeline):
             pipeline.disable_lora()
+
+
+@contextmanager
+def one_time(network: Any) -> Iterator[None]:
+    """Inside, a network of diffusers is not told where it leads."""
+    embedding = getattr(network, "end_embedding", None)
+    if embedding is None:
+        yield
+        return
+    embedding.enabled = False
+    try:
+        yield
+    finally:
+        embedding.enabled = True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fewstep import methods
 from fewstep.base.device import pick_device
 from fewstep.base.errors import require
 from fewstep.base.options import checked_options, choose
+from fewstep.core import abilities, noise
 from fewstep.core.conventions import as_denoiser
 from fewstep.core.denoiser import guide
 from fewstep.core.method import Method
@@ -61,7 +62,8 @@ def distill(
     check(run, task, folder, parts)
     if resume and RunFolder(out).newest() is not None:
         check_same(task, out)
-    roles, latents = prepare(run, task, folder, out, cache, own_device(device))
+    ends = max(map(abilities.ends, parts.chain))
+    roles, latents = prepare(run, task, folder, out, cache, own_device(device), ends)
     if is_main():
         task.write(out)
     needs_teacher = any("teacher" in one.needs for one in parts.chain)
@@ -108,6 +110,15 @@ def check(run: Run, task: Task, folder: Folder, method: Method) -> None:
     step = folder.factor * (1 if folder.family.network == "unet" else 2)
     size = task.size or folder.size
     require(size % step == 0, "size", size, f"a multiple of {step} pixels")
+    if not method.ends:
+        return
+    own = folder.convention
+    fine = own.prediction != "x0" or not isinstance(own.process.schedule, noise.Table)
+    need = "eps or v: no scheduler of diffusers makes the steps of a flow map from x0"
+    require(fine, f"{folder.path}: prediction", own.prediction, need)
+    fine = task.images is None or task.guidance == 0 or "teacher" in method.needs
+    need = "0 with --images, since this method learns from them and asks no teacher"
+    require(fine, "guidance", task.guidance, need)
 
 
 def method_of(run: Run, own: Method | Callable[..., Method] | None) -> Method:
@@ -126,6 +137,7 @@ def prepare(
     out: Path,
     cache: str | Path | None,
     device: torch.device,
+    ends: int = 0,
 ) -> tuple[Roles, Cached]:
     """The networks, and what they learn from. Raises UserError and StorageError."""
     dtype = DTYPES[task.weights] if device.type != "cpu" else torch.float32
@@ -144,11 +156,11 @@ def prepare(
             dtype=dtype,
             device=device,
         )
-        return roles_of(folder, task, pictures.prompts, run.seed), pictures
+        return roles_of(folder, task, pictures.prompts, run.seed, ends), pictures
     assert task.prompts is not None
     cache = out / CACHE if cache is None else cache
     table = encode_prompts(folder, task.prompts, cache=cache, dtype=dtype, device=device)
-    roles = roles_of(folder, task, table, run.seed)
+    roles = roles_of(folder, task, table, run.seed, ends)
     make = teacher_samples(folder, roles.teacher, task, run.seed, device)
     about = {
         "seed": run.seed,

@@ -36,6 +36,7 @@ class Family:
     ask: Callable[[nn.Module, Tensor, Tensor, Rows, Tensor | None], Tensor]
     targets: tuple[str, ...]  # ends of the names of layers that LoRA changes by default
     blocks: tuple[str, ...]  # classes of the parts of the network that are computed again
+    time: str  # the part of the network that embeds the time
     # Arguments of the pipeline's class beside its parts.
     options: Mapping[str, Any] = field(default_factory=dict)
     optional: tuple[str, ...] = ()  # parts that a folder may lack
@@ -73,6 +74,8 @@ UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 CLIP = {"tokenizer": "CLIPTokenizer", "text_encoder": "CLIPTextModel"}
 CLIP_2 = {"tokenizer_2": "CLIPTokenizer", "text_encoder_2": "CLIPTextModelWithProjection"}
 VAE = {"vae": "AutoencoderKL"}
+# The parts that embed the time alone, before texts, sizes and guidance are added.
+UNET_TIME, TRANSFORMER_TIME = "time_embedding", "time_text_embed.timestep_embedder"
 
 _ALL = (
     Family(
@@ -90,6 +93,7 @@ _ALL = (
         ask=ask_unet,
         targets=UNET_LAYERS,
         blocks=UNET_BLOCKS,
+        time=UNET_TIME,
     ),
     Family(
         name="sdxl",
@@ -102,6 +106,7 @@ _ALL = (
         ask=ask_unet,
         targets=UNET_LAYERS,
         blocks=UNET_BLOCKS,
+        time=UNET_TIME,
     ),
     Family(
         name="sd3",
@@ -121,6 +126,7 @@ _ALL = (
         ask=ask_sd3,
         targets=TRANSFORMER_LAYERS,
         blocks=("JointTransformerBlock",),
+        time=TRANSFORMER_TIME,
         optional=("tokenizer_3", "text_encoder_3"),
     ),
     Family(
@@ -140,6 +146,7 @@ _ALL = (
         # Its blocks of one stream have proj_mlp, and proj_out for attention and feed-forward.
         targets=(*TRANSFORMER_LAYERS, "proj_mlp", "proj_out"),
         blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+        time=TRANSFORMER_TIME,
     ),
 )
 FAMILIES = {family.name: family for family in _ALL}

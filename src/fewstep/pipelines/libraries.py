@@ -57,6 +57,7 @@ def classes_out() -> dict[str, Any]:
     """The pipelines and schedulers of diffusers that a student is sampled with, by name."""
     from diffusers import (
         DDIMScheduler,
+        EulerDiscreteScheduler,
         FlowMatchEulerDiscreteScheduler,
         FluxPipeline,
         LCMScheduler,
@@ -67,6 +68,7 @@ def classes_out() -> dict[str, Any]:
 
     return {
         "DDIMScheduler": DDIMScheduler,
+        "EulerDiscreteScheduler": EulerDiscreteScheduler,
         "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
         "FluxPipeline": FluxPipeline,
         "LCMScheduler": LCMScheduler,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch.nn.functional import pad
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError
-from fewstep.networks.roles import Common
+from fewstep.networks.ends import EndEmbedding
+from fewstep.networks.roles import Common, part_of
 from fewstep.pipelines.families import Family
 from fewstep.pipelines.prompts import Prompts
 
@@ -22,6 +24,8 @@ class PipelineNetwork(nn.Module):
     cond: {"label": the prompt's number in the table, -1 for none, "micro": SDXL's micro-conditions
     `[B, 6]`}. With "size" `[B, 2]` the rows have several sizes: x is `[B, C, P]`, the h w latents
     of each row in its first places, and the rows of one size pass together.
+    A flow map's network is told where it leads, end `[B, ends]`: an embedding of it is added to
+    that of the time, 0 at first. Without `end` nothing is added.
     Copies share the table of prompts.
     """
 
@@ -34,6 +38,7 @@ class PipelineNetwork(nn.Module):
         prompts: Prompts,
         *,
         guidance: float | None = None,
+        ends: int = 0,
     ) -> None:
         """guidance: that a network of flux takes as an input, where it takes one."""
         super().__init__()
@@ -41,20 +46,32 @@ class PipelineNetwork(nn.Module):
         self.block_kinds = family.blocks
         self.network = network
         self.prompts = Common(prompts)
+        self.ends = ends
+        if ends:
+            self.end = EndEmbedding(ends, self._time.linear_2.out_features)
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Cond = None) -> Tensor:
+    @property
+    def _time(self) -> Any:
+        """The part that embeds the time."""
+        return self.network.get_submodule(self.family.time)
+
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Cond = None, *, end: Tensor | None = None
+    ) -> Tensor:
         parts = cond if isinstance(cond, Mapping) else {"label": cond}
         label, micro, size = (parts.get(name) for name in ("label", "micro", "size"))
         if not isinstance(label, Tensor):
             raise UserError("a pipeline is asked for prompts: expected a condition with labels")
         rows = self._rows(label)
+        more = None if end is None else part_of(self, "end")(end.new_zeros(()), end)
 
         def ask(x: Tensor, index: Tensor | None) -> Tensor:
             def pick(part: Any) -> Any:
                 return part if part is None or index is None else part[index]
 
             some = {name: pick(part) for name, part in rows.items()}
-            return self.family.ask(self.network, x, pick(noise_label), some, pick(micro))
+            with adding(pick(more), self._time):
+                return self.family.ask(self.network, x, pick(noise_label), some, pick(micro))
 
         x = x.to(next(self.network.parameters()).dtype)
         return ask(x, None) if size is None else by_size(x, size, ask)  # type: ignore[arg-type]
@@ -66,6 +83,19 @@ class PipelineNetwork(nn.Module):
         if self.guidance is not None:
             rows["guidance"] = torch.full_like(label, self.guidance, dtype=dtype)
         return rows
+
+
+@contextmanager
+def adding(more: Tensor | None, module: nn.Module) -> Iterator[None]:
+    """Inside, `more` is added to what the module gives."""
+    if more is None:
+        yield
+        return
+    handle = module.register_forward_hook(lambda _, args, out: out + more.to(out.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def by_size(x: Tensor, size: Tensor, ask: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -4,6 +4,8 @@
 |---|---|
 | `pytorch_lora_weights.safetensors` | the changes, as diffusers' `load_lora_weights` takes them |
 | `unet` or `transformer` | instead, where all weights were trained: the network |
+| `end_embedding.safetensors` | of a flow map: what tells its network where a step leads |
+| `end_embedding.py` | adds it to a pipeline, for which diffusers has no format |
 | `scheduler` | of diffusers, which makes the student's steps |
 | `README.md` | how it is used |
 """
@@ -25,12 +27,23 @@ from fewstep.core import noise, sampling, solvers
 from fewstep.core.method import Method
 from fewstep.export.diffusers_folder import betas_of
 from fewstep.networks.roles import LowRank, Pair
+from fewstep.pipelines import end_embedding
 from fewstep.pipelines.folder import Folder
 
 LORA = "pytorch_lora_weights.safetensors"
+END = "end_embedding.safetensors"
 INSIDE = "network."  # what the names of layers begin with in a `PipelineNetwork`
 CONFIG = "scheduler_config.json"
-SCHEDULERS = ("LCMScheduler", "DDIMScheduler", "FlowMatchEulerDiscreteScheduler")
+SCHEDULERS = (
+    "LCMScheduler",
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)
+CODE = "end_embedding"  # the module that adds it
+ABOUT_END = f"""Any number of steps is fine. The network is told where each of them leads, for which
+diffusers has no format: `{CODE}.py` adds that to its embedding of the time, and needs torch and
+safetensors alone. Without it the weights make nothing sensible."""
 SAFE = 1e9  # times of a boundary condition that the student has by itself: it changes nothing
 
 
@@ -48,6 +61,9 @@ def write(
             disk.replace(out / LORA, content)
         else:
             network.network.save_pretrained(str(out / folder.family.network))
+        if method.ends:
+            disk.replace(out / END, to_bytes(end_of(network)))
+            disk.replace(out / f"{CODE}.py", Path(end_embedding.__file__).read_bytes())
         disk.make_folder(out / "scheduler")
         settings = json.dumps(scheduler_of(folder, method), indent=1).encode()
         disk.replace(out / "scheduler" / CONFIG, settings)
@@ -69,12 +85,25 @@ def lora_of(role: LowRank, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
+def end_of(network: Any) -> dict[str, Tensor]:
+    """The weights of a student's embedding of where it leads, as `end_embedding` takes them."""
+    own: Any = network.own["end"] if isinstance(network, LowRank) else network.end
+    parts = {"inner": own.body[0], "outer": own.body[2]}
+    tensors = {"frequencies": own.waves.frequencies}
+    for name, layer in parts.items():
+        tensors |= {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+    return {name: tensor.detach().to("cpu", torch.float32) for name, tensor in tensors.items()}
+
+
 def check(method: Method) -> None:
     """Raises UserError for a method whose students step as no scheduler of diffusers does."""
     by = sampling.sampler(method.sampler)
-    fine = by.step is solvers.renoise or (by.step is solvers.ddim and by.only)
-    need = "one whose students jump, such as direct_cm, cd, mcm, tcm or scd"
-    require(fine, "method", f"with the sampler {by.step.__name__}", need)
+    fine = by.step in (solvers.renoise, solvers.jump) or (by.step is solvers.ddim and by.only)
+    need = "one whose students jump, such as direct_cm, cd, mcm, tcm, scd or meanflow"
+    name = getattr(by.step, "__name__", type(by.step).__name__)
+    require(fine, "method", f"with the sampler {name}", need)
+    need = "one that is told its end alone; guidance is the teacher's, --guidance"
+    require(method.ends <= 1, "method", "with guidance that its student is told", need)
 
 
 def renoises(method: Method) -> bool:
@@ -82,12 +111,18 @@ def renoises(method: Method) -> bool:
     return sampling.sampler(method.sampler).step is solvers.renoise
 
 
+def is_map(method: Method) -> bool:
+    """Whether its students are told where they jump, and do so along any times."""
+    return sampling.sampler(method.sampler).step is solvers.jump
+
+
 def scheduler_of(folder: Folder, method: Method) -> dict[str, Any]:
     """The configuration of a scheduler of diffusers that makes the steps of a student.
 
-    Of a table LCMScheduler, or DDIMScheduler for segments; of flow matching
-    FlowMatchEulerDiscreteScheduler, which re-noises where it says `stochastic_sampling`.
-    n steps start at the times top (n - i) / n of the table, of 1 with flow matching.
+    Of a table LCMScheduler, DDIMScheduler for segments, or EulerDiscreteScheduler for flow maps; of
+    flow matching FlowMatchEulerDiscreteScheduler, which re-noises where it says
+    `stochastic_sampling`. n steps start at the times top (n - i) / n of the table, of 1 with flow
+    matching; those of flow maps at the times of their own sampler.
     Raises UserError as `check`.
     """
     check(method)
@@ -106,8 +141,10 @@ def scheduler_of(folder: Folder, method: Method) -> dict[str, Any]:
         "num_train_timesteps": top,
         "trained_betas": betas_of(own)[:top],
         "prediction_type": predictions[own.prediction],
-        "clip_sample": False,
     }
+    if is_map(method):
+        return {"_class_name": "EulerDiscreteScheduler", **settings, "timestep_spacing": "trailing"}
+    settings["clip_sample"] = False
     if renoises(method):
         return {
             "_class_name": "LCMScheduler",
@@ -134,7 +171,15 @@ def times_of(folder: Folder, method: Method, steps: int) -> list[float]:
     """The times, on the folder's own process, at which its student is asked in so many steps."""
     own = folder.convention.process
     top = own.t_max
-    if isinstance(own.schedule, noise.Table):
+    is_table = isinstance(own.schedule, noise.Table)
+    if is_map(method):
+        grid = sampling.sampler(method.sampler).times(method.process, steps)[:-1]
+        if own == method.process:
+            return grid
+        levels = method.process.level(torch.tensor(grid, dtype=torch.float64))
+        times = own.time_at(levels).clamp(max=own.t_max)
+        return (times.round() if is_table else times).tolist()
+    if is_table:
         top = top_step(folder, method)
         return [float(top - step * top // steps) for step in range(steps)]
     return [top * (steps - step) / steps for step in range(steps)]
@@ -152,6 +197,8 @@ def call_options(folder: Folder, method: Method, steps: int) -> dict[str, Any]:
     options: dict[str, Any] = {"num_inference_steps": steps}
     if not is_table:  # a pipeline of SD3 would end at a step that makes nothing
         options = {"sigmas": times_of(folder, method, steps)}
+    elif is_map(method):
+        options = {"timesteps": [int(t) - 1 for t in times_of(folder, method, steps)]}
     guidance = folder.embedded_guidance
     return {**options, "guidance_scale": 1.0 if guidance is None else guidance}
 
@@ -175,13 +222,19 @@ def readme(out: Path, folder: Folder, network: Any, method: Method, steps: int) 
         load = f'pipe.load_lora_weights("{out.name}")'
     else:
         load = f'pipe.{part} = type(pipe.{part}).from_pretrained("{out.name}", subfolder="{part}")'
+    imports = f"from diffusers import {kind}, {pipeline}"
+    about = "Guidance is in the weights: `guidance_scale` stays as it is here."
+    if method.ends:
+        imports = f'import sys\n\n{imports}\n\nsys.path.append("{out.name}")\nimport {CODE}'
+        load += f'\n{CODE}.add(pipe, "{out.name}/{END}")'
+        about += "\n\n" + ABOUT_END
     variant = ', variant="fp16"' if folder.has_half_alone else ""
     options = call_options(folder, method, steps)
     call = ", ".join(f"{name}={value}" for name, value in options.items())
     return f"""# A few-step version of {folder.path.name}
 
 ```python
-from diffusers import {kind}, {pipeline}
+{imports}
 
 pipe = {pipeline}.from_pretrained("{folder.path.name}"{variant})
 {load}
@@ -189,5 +242,5 @@ pipe.scheduler = {kind}.from_pretrained("{out.name}", subfolder="scheduler")
 picture = pipe("a prompt", {call}).images[0]
 ```
 
-Guidance is in the weights: `guidance_scale` stays as it is here.
+{about}
 """

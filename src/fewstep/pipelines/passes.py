@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
+from fewstep.core import abilities
 from fewstep.networks.attention import make_derivable
 from fewstep.networks.blocks import blocks_of, recompute
 from fewstep.networks.outline import WithoutMemory
@@ -147,12 +148,16 @@ def student_of(
     rank: int = 64,
     layers: tuple[str, ...] = (),
     dtype: torch.dtype = torch.bfloat16,
+    ends: int = 0,
 ) -> nn.Module:
     """The student on the meta device; rank 0: the whole network learns."""
-    network = PipelineNetwork(family, network_of(family, config, dtype), prompts_of(family, config))
+    own, prompts = network_of(family, config, dtype), prompts_of(family, config)
+    with torch.device("meta"):
+        network = PipelineNetwork(family, own, prompts, ends=ends)
     if rank == 0:
         return network.requires_grad_(True)
-    return LowRank(network, rank, layers or family.targets)
+    parts = ("end",) if ends else ()
+    return LowRank(network, rank, layers or family.targets, own=parts)
 
 
 def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype | None) -> Costs:
@@ -174,6 +179,8 @@ def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype 
         x = torch.zeros(1, *shape, device=device)
         label = torch.zeros(1, device=device, dtype=torch.int64)
         cond = {"label": label, "micro": torch.zeros(1, MICRO, device=device)}
+        ends = abilities.ends(student)
+        end = {"end": torch.zeros(1, ends, device=device)} if ends else {}
         with (
             torch.set_grad_enabled(grad),
             recompute(blocks if again else ()),
@@ -181,7 +188,7 @@ def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype 
             Alive([*beside, *student.parameters()]) as alive,
             OnCard(half) if device.type == "meta" else nullcontext(),
         ):
-            out = student(x, label.float(), cond)
+            out = student(x, label.float(), cond, **end)
             if grad:
                 _backward(out)
         return Pass(alive.flops, alive.most)

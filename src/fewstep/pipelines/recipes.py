@@ -41,6 +41,9 @@ _FIELDS: dict[str, Any] = {
 }
 
 
+FLOW_MAPS = ("alphaflow", "ayf", "emd", "esd", "imf", "lmd", "lsd", "psd", "shortcut", "soflow")
+
+
 def _options(method: str, process: Process) -> Options:
     """A method's options by which it learns from a teacher, on the network's own steps."""
     ratio: Options = {"method": "ect", "pairs": "ddim", "stages": 4}
@@ -51,7 +54,10 @@ def _options(method: str, process: Process) -> Options:
         "ect": {name: value for name, value in ratio.items() if name != "method"},
         "ict": {"pairs": "ddim"},
         "tcm": {"base": ratio},
+        "meanflow": {"velocity": "teacher", "process": process},
     }
+    if method in FLOW_MAPS:
+        return {"process": process}
     return options.get(method, {})
 
 

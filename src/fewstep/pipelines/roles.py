@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond
-from fewstep.base.randomness import normal
+from fewstep.base.randomness import fork_rng, normal
 from fewstep.core import noise, sampling, solvers
 from fewstep.core.denoiser import Denoiser, Preconditioned, guide
 from fewstep.core.process import Process
@@ -35,22 +35,30 @@ class Roles:
     teacher: nn.Module
 
 
-def roles_of(folder: Folder, task: Task, prompts: Prompts, seed: int) -> Roles:
-    """The student and its teacher, before training. Raises UserError for layers that are none."""
+def roles_of(folder: Folder, task: Task, prompts: Prompts, seed: int, ends: int = 0) -> Roles:
+    """The student and its teacher, before training. Raises UserError for layers that are none.
+
+    ends: how many numbers the student is told of where it leads; the teacher is told none.
+    """
 
     def load(dtype: torch.dtype) -> PipelineNetwork:
         own = folder.load(folder.family.network, dtype)
-        return PipelineNetwork(folder.family, own, prompts, guidance=folder.embedded_guidance)
+        options = {"guidance": folder.embedded_guidance, "ends": ends}
+        with fork_rng(seed, "end embedding"):
+            return PipelineNetwork(folder.family, own, prompts, **options)
 
     network = load(DTYPES[task.weights])
     teacher = Alone(network)
+    teacher.ends = 0
     # So that a run does not go on with another one.
     digest = torch.tensor([*digest_of(network.network)], dtype=torch.uint8)
     teacher.register_buffer("digest", digest)
     if task.rank == 0:
         return Roles(load(torch.float32).requires_grad_(True), teacher)
     layers = task.layers or folder.family.targets
-    return Roles(LowRank(network, task.rank, layers, alpha=task.alpha, seed=seed), teacher)
+    own = ("end",) if ends else ()
+    student = LowRank(network, task.rank, layers, alpha=task.alpha, own=own, seed=seed)
+    return Roles(student, teacher)
 
 
 def digest_of(network: nn.Module) -> bytes:

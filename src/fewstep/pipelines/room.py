@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond
+from fewstep.core import abilities
 from fewstep.core.conventions import as_denoiser
 from fewstep.core.process import Time, expand
 from fewstep.foreign.diffusers_folder import CONFIG, read_json
@@ -130,29 +131,35 @@ def evaluations_of(prepared: Prepared, guided: bool) -> Evaluations:
     return Evaluations(own, teacher)
 
 
+def ends_of(run: Run) -> int:
+    """How many numbers the run's students are told of where they lead."""
+    return max(map(abilities.ends, method_of(run, None).chain))
+
+
 def stand_in(run: Run, folder: Folder) -> Prepared:
     """The run with a batch of many rows, and almost nothing for network, latents and teacher."""
 
     class Zero(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, ends: int) -> None:
             super().__init__()
+            self.ends = ends
             self.factor = torch.nn.Parameter(torch.zeros(()))
 
-        def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
+        def forward(self, x: Tensor, label: Tensor, cond: Any = None, end: Any = None) -> Tensor:
             return self.factor * x
 
     source = torch.Generator().manual_seed(0)
     x0 = torch.randn(ROWS, folder.channels, 2, 2, generator=source)
     run = replace(run, data="own", units="as-is", holdout=0.0, latents=None, teacher=None)
     run = replace(run, batch=ROWS, block=1, accumulate=1)
-    process = method_of(run, None).process
+    process, ends = method_of(run, None).process, ends_of(run)
 
     def teacher(x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """The mean of such latents."""
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
         return (alpha / (alpha.square() + sigma.square())).to(x_t) * x_t
 
-    network = as_denoiser(Zero(), folder.convention)
+    network = as_denoiser(Zero(ends), folder.convention)
     data: Mapping[str, Tensor] = {"x0": x0, "cond": torch.arange(ROWS) % 2}
     return prepare(run, data, network=network, teacher=teacher)
 
@@ -168,6 +175,7 @@ def room_of(folder: Folder, run: Run, task: Task) -> Room:
             rank=task.rank,
             layers=task.layers,
             dtype=DTYPES[task.weights],
+            ends=ends_of(run),
         )
         costs = costs_of(student, (folder.channels, size, size), half)
         names = [name for name in folder.family.parts if name.startswith(BEFORE)]

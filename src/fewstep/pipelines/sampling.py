@@ -16,12 +16,15 @@ from fewstep.base.randomness import fork_rng
 from fewstep.core import noise, sampling
 from fewstep.core.method import Method
 from fewstep.foreign.diffusers_folder import read_json
-from fewstep.pipelines.folder import Folder, open_folder
+from fewstep.pipelines import end_embedding
+from fewstep.pipelines.folder import Folder, open_folder, reading
 from fewstep.pipelines.libraries import classes_out, quiet
 from fewstep.pipelines.out import (
     CONFIG,
+    END,
     LORA,
     call_options,
+    is_map,
     renoises,
     scheduler_kind,
     times_of,
@@ -103,6 +106,9 @@ def steps_of(folder: Folder, method: Method, steps: int | None = None) -> int:
     if isinstance(folder.convention.process.schedule, noise.Table):
         most = top_step(folder, method)
         require(count <= most, "steps", count, f"at most {most}, those of its table of noise")
+        times = times_of(folder, method, count)
+        fine = not is_map(method) or (len(set(times)) == count and times[-1] >= 1)
+        require(fine, "steps", count, "fewer, so that each is one of its table of noise")
     return count
 
 
@@ -127,6 +133,9 @@ def open_student(
         scheduler = classes_out()[scheduler_kind(place)]
         pipeline.scheduler = scheduler.from_pretrained(str(place), subfolder="scheduler")
     method = open_checkpoint(run).method
+    if method.ends:
+        with reading(place / END, "embedding of end times"):
+            end_embedding.add(pipeline, str(place / END))
     return Student(task, folder, method, pipeline.to(pick_device(device)))
 
 
