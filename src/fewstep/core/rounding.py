@@ -32,9 +32,9 @@ class Rounding(NamedTuple):
 
 
 def compares(method: Method) -> bool:
-    """Whether a method is trained on D(x_t, t) - D(x_r, r) at times a step apart."""
+    """Whether a method is trained on D(x_t, t) - D(x_r, r) at times a step apart: no flow map."""
     is_taught = method.target is not None and not abilities.at_anchor(method.times)
-    return is_taught and not isinstance(method.times, Limit)
+    return is_taught and not method.ends and not isinstance(method.times, Limit)
 
 
 def ratio_without(method: Method) -> float:

@@ -49,8 +49,8 @@ def _no_drift(subject: Subject) -> str:
         return "its target is the data itself"
     if method.target is None or abilities.at_anchor(method.times):
         return "its targets are a teacher's solutions, not its own answers"
-    if isinstance(method.times, Limit):
-        return "its pairs are infinitely near: there is no gap to compare with"
+    if method.ends or isinstance(method.times, Limit):
+        return "its targets lead to many ends, or its pairs are infinitely near: there is no gap"
     return "" if subject.student is not None else "the folder holds only the average"
 
 

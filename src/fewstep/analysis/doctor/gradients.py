@@ -18,7 +18,6 @@ from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judge
 from fewstep.base.memory import Room
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, uniform
 from fewstep.core.process import Time
-from fewstep.core.times import Times
 from fewstep.data import each
 
 GROUPS, SIZE = 8, 32  # groups of rows at each level, whose gradients are compared
@@ -79,8 +78,8 @@ def gradients_of(
     weights = [p for p in net.parameters() if p.is_floating_point()]
     groups = max(4, min(groups, MOST // sum(p.numel() for p in weights)))
     count = groups * SIZE
-    u = uniform(subject.seed, "doctor gradient", 0, count, 2, SAMPLING_BLOCK)
     method = subject.method
+    u = uniform(subject.seed, "doctor gradient", 0, count, method.uniforms, SAMPLING_BLOCK)
     times = method.times(u, subject.progress, torch.arange(count))
     if t is not None:
         same = torch.full((count,), float(t), dtype=torch.float64)
@@ -89,8 +88,7 @@ def gradients_of(
 
     def gradient(first: int, part: range) -> Tensor:
         row = slice(first + part.start, first + part.stop)
-        t, r, a, w = (one[row] for one in times[:4])
-        here = Times(t, r, a, w, u[row], subject.progress)
+        here = times._replace(u=u, progress=subject.progress).at(torch.arange(count)[row])
         cond = each(itemgetter(row), rows.cond)
         losses = method.loss(models, rows.x0[row], rows.z[row], here, cond)
         loss = losses.mean() * (len(losses) / SIZE)

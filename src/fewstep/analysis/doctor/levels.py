@@ -39,7 +39,7 @@ def spread(levels: Tensor, count: int = COUNT) -> Tensor:
 def trained_levels(subject: Subject, count: int = COUNT) -> list[Level]:
     """The levels that the last stage trains on, by the law of its times at the run's progress."""
     method, process = subject.method, subject.method.process
-    u = uniform(subject.seed, "doctor time", 0, TIMES, 2, SAMPLING_BLOCK)
+    u = uniform(subject.seed, "doctor time", 0, TIMES, method.uniforms, SAMPLING_BLOCK)
     all_times = method.times(u, subject.progress, torch.arange(TIMES)).t
     all_levels = process.level(all_times)
     levels = spread(all_levels, count)

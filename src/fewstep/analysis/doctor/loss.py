@@ -35,7 +35,7 @@ def loss_rows(subject: Subject, student: torch.nn.Module, rows: Rows, t: float) 
     """The method's own loss `[n]` at one time with this student, without dropout."""
     count = len(rows)
     same = torch.full((count,), t, dtype=torch.float64)
-    u = uniform(subject.seed, "doctor pairs", 0, count, 2, SAMPLING_BLOCK)
+    u = uniform(subject.seed, "doctor pairs", 0, count, subject.method.uniforms, SAMPLING_BLOCK)
     times = subject.method.times.at(same, subject.progress)
     times = times._replace(u=u, progress=subject.progress)
     loss = subject.method.loss(subject.models(student), rows.x0, rows.z, times, rows.cond)

@@ -154,7 +154,7 @@ def judge_spikes(losses: list[Any], steps: list[int]) -> Verdict:
 
 def steepness(subject: Subject, progress: float) -> float:
     """How steep the pairs make the loss: the median of 1 / (t - r) over the times at a progress."""
-    u = uniform(subject.seed, "doctor time", 0, 1024, 2, SAMPLING_BLOCK)
+    u = uniform(subject.seed, "doctor time", 0, 1024, subject.method.uniforms, SAMPLING_BLOCK)
     times = subject.method.times(u, progress, torch.arange(1024))
     gap = float((times.t - times.r).median())
     return 1 / gap if gap > 0 else 1.0
