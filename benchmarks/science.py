@@ -241,8 +241,9 @@ def table() -> Task:
 
     def score(generator: fs.Generator, steps: int, source: Source) -> list[Number]:
         with tempfile.TemporaryDirectory() as folder:
-            others = write(Path(folder), source.initial_seed(), rows=50_000)
-            x, y = generator.sample(50_000, steps=steps), torch.tensor(fs.data.read(others)["x0"])
+            others, samples = write(Path(folder), source.initial_seed(), 50_000), f"{folder}/x.csv"
+            generator.write(samples, generator.sample(50_000, steps=steps))
+            x, y = (torch.tensor(fs.data.read(path)["x0"]).double() for path in (samples, others))
         apart = [names["apart"](*pair) for pair in zip(x.T, y.T, strict=True)]
         together = torch.corrcoef(x.T) - torch.corrcoef(y.T)
         count = names["NUMBERS"]
