@@ -26,6 +26,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 import fewstep as fs
+from fewstep.base.randomness import permutation
 from fewstep.statistics.structure import powers, squared_differences
 
 Source = torch.Generator
@@ -118,16 +119,16 @@ def posterior(
         inside = fs.metrics.coverage(x, truth, level=0.8).mean(0)
         ranks = fs.metrics.ranks(x[:CONDITIONS], truth[:CONDITIONS])
         p = min(1.0, float(fs.metrics.uniformity(ranks, members).min()) * truth.shape[1])
-        found = []
+        accuracies = []
         for observation in cond[:KNOWN]:
             samples = generator.sample(DRAWS, steps=steps, seed=1, cond=observation[None])
-            found.append(accuracy(samples, exact(observation, source)))
-        asked = steps not in (1, 4)  # of two steps, and of the diffusion model
-        most, least = (0.55, LEVEL) if asked else (math.inf, -math.inf)
-        low, high = (0.77, 0.83) if asked else (-math.inf, math.inf)
+            accuracies.append(accuracy(samples, exact(observation, source)))
+        has_bar = steps not in (1, 4)  # of two steps, and of the diffusion model
+        most, least = (0.55, LEVEL) if has_bar else (math.inf, -math.inf)
+        low, high = (0.77, 0.83) if has_bar else (-math.inf, math.inf)
         return [
-            Number("C2ST to the posterior, mean", float(np.mean(found)), high=most),
-            Number("C2ST to the posterior, worst", max(found)),
+            Number("C2ST to the posterior, mean", float(np.mean(accuracies)), high=most),
+            Number("C2ST to the posterior, worst", max(accuracies)),
             Number("p of the parameters' ranks", p, low=least),
             Number("inside the 80 % interval, least", float(inside.min()), low, high),
             Number("inside the 80 % interval, most", float(inside.max()), low, high),
@@ -142,7 +143,7 @@ def accuracy(x: Tensor, y: Tensor) -> float:
     both = ((both - both.mean(0)) / both.std(0)).numpy()
     layers = (10 * both.shape[1],) * 2
     network = MLPClassifier(layers, learning_rate_init=0.005, max_iter=300, random_state=1)
-    order = np.random.default_rng(1).permutation(len(both))
+    order = permutation(1, "folds", 0, len(both)).numpy()
     return float(cross_val_score(network, both[order], (order < len(x)), cv=5).mean())
 
 
@@ -195,10 +196,10 @@ def epidemics() -> Task:
     pool = names["CENTRE"] + names["WIDTH"] * normal
     share = torch.cat([names["shares"](part) for part in pool.split(100_000)])
     share = share.clamp(1e-9, 1 - 1e-7)
-    found, missed = share.log(), (-share).log1p()
+    log_share, log_rest = share.log(), (-share).log1p()
 
     def exact(observation: Tensor, source: Source) -> Tensor:
-        log = found @ observation + missed @ (names["PEOPLE"] - observation)
+        log = log_share @ observation + log_rest @ (names["PEOPLE"] - observation)
         sums = (log.double() - log.max()).exp().cumsum(0)
         places = torch.rand(DRAWS, generator=source, dtype=torch.float64) * sums[-1]
         return pool[torch.searchsorted(sums, places).clamp(max=len(pool) - 1)]
@@ -217,11 +218,11 @@ def circle() -> Task:
         other = x.masked_fill(~mask[..., None], 7)
         with torch.no_grad():
             plain = generator.denoiser(x, t, {"mask": mask})
-            turned = generator.denoiser(x[:, order], t, {"mask": mask[:, order]})
-            padded = generator.denoiser(other, t, {"mask": mask})
+            other_order = generator.denoiser(x[:, order], t, {"mask": mask[:, order]})
+            other_padding = generator.denoiser(other, t, {"mask": mask})
         most = math.inf if steps in (1, 4) else 2 * names["SCATTER"]
         there = mask[..., None]
-        gaps = (turned - plain[:, order]) * there[:, order], (padded - plain) * there
+        gaps = (other_order - plain[:, order]) * there[:, order], (other_padding - plain) * there
         return [
             Number("scatter of the radius", names["scatter"](x, mask), high=most),
             Number("change by another order", float(gaps[0].abs().max()), high=1e-5),

@@ -19,13 +19,13 @@ def shares(logs: torch.Tensor) -> torch.Tensor:
     """The infected at ten times in 60 days, shares of all [N, 10], by rates' logarithms [N, 2]."""
     contact, recovery = logs.exp().unbind(1)
     sick = torch.full((len(logs),), 1e-3)
-    healthy, found, days = 1 - sick, [], 0.25
+    healthy, sick_shares, days = 1 - sick, [], 0.25
     for moment in range(1, 241):
         new, recoveries = days * contact * healthy * sick, days * recovery * sick
         healthy, sick = healthy - new, sick + new - recoveries
         if moment % 24 == 0:
-            found.append(sick)
-    return torch.stack(found, 1).clamp(0, 1)
+            sick_shares.append(sick)
+    return torch.stack(sick_shares, 1).clamp(0, 1)
 
 
 def simulate(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
