@@ -15,18 +15,23 @@ PEOPLE, DRAWS = 200, 100
 CENTRE, WIDTH = torch.tensor([0.6, 0.2]).log(), torch.tensor([0.4, 0.3])  # rates [1/day]
 
 
-def simulate(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logarithms of the rates [N, 2], and the infected found at ten times in 60 days [N, 10]."""
-    logs = CENTRE + WIDTH * torch.randn(n, 2, generator=source)
+def shares(logs: torch.Tensor) -> torch.Tensor:
+    """The infected at ten times in 60 days, shares of all [N, 10], by rates' logarithms [N, 2]."""
     contact, recovery = logs.exp().unbind(1)
-    sick = torch.full((n,), 1e-3)
-    healthy, shares, days = 1 - sick, [], 0.25
+    sick = torch.full((len(logs),), 1e-3)
+    healthy, sick_shares, days = 1 - sick, [], 0.25
     for moment in range(1, 241):
         new, recoveries = days * contact * healthy * sick, days * recovery * sick
         healthy, sick = healthy - new, sick + new - recoveries
         if moment % 24 == 0:
-            shares.append(sick)
-    share = torch.stack(shares, 1).clamp(0, 1)
+            sick_shares.append(sick)
+    return torch.stack(sick_shares, 1).clamp(0, 1)
+
+
+def simulate(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithms of the rates [N, 2], and the infected whom the surveys find [N, 10]."""
+    logs = CENTRE + WIDTH * torch.randn(n, 2, generator=source)
+    share = shares(logs)
     return logs, torch.binomial(torch.full_like(share, PEOPLE), share, source)
 
 

@@ -169,6 +169,11 @@ def test_a_perfect_model_is_called_different_in_at_most_three_of_fifty_trials():
     assert sum(verdicts_of_a_perfect_model()) <= 3
 
 
+@pytest.mark.long
+def test_a_perfect_model_is_called_different_in_at_most_four_of_a_hundred_trials():
+    assert sum(verdicts_of_a_perfect_model(100)) <= 4
+
+
 def test_a_place_among_rivals_is_uniform_whatever_the_detector_has_learned():
     """Of a detector that learned from noise, beside k = 1, 2, 5 rivals: p is small as often as it
     says, but for the steps of a discrete law."""

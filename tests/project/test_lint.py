@@ -92,6 +92,10 @@ AUDITED = {
     ): "starts the server and the bare loop, fixed lists of arguments without a shell",
     ("benchmarks/serve.py", "network"): "the clients of that server",
     (
+        "benchmarks/science.py",
+        "code that a file holds",
+    ): "the simulators of the examples in this repository, by fixed names",
+    (
         "benchmarks/feedback.py",
         "global generator",
     ): "a simulation seeded at its start, apart from the package",

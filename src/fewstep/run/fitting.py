@@ -18,7 +18,7 @@ from fewstep.statistics.layout import CATEGORIES, FIELD, PICTURE, SERIES, SET, T
 Shape = tuple[int, ...]
 
 MOST_AXES = 3  # of a field or volume that `unet` takes
-SERIES_PLACES, FIELD_PLACES = 16, 64  # that patches leave at most
+SERIES_PLACES, FIELD_PLACES = 32, 64  # that patches leave at most
 FEWEST, PER_ROW = 1000, 5  # iterations: of few rows more would be learned by heart
 HEAVY = 15.0  # kurtosis of a variable from which on its normal numbers are learned (a normal's: 3)
 REPEATED = 0.2  # share of one value among a variable's, from which on too
@@ -64,7 +64,7 @@ def patch_of(length: int, most: int) -> int:
 SETTINGS = {
     TABLE: Settings("mlp", _mlp, 512, 8000, 2e-3, {"stages": 6}),
     CATEGORIES: Settings("mlp", _mlp, 512, 3000, 2e-3, {"stages": 8, "c": 0.3}),
-    SERIES: Settings("unet", _unet, 256, 2000, 1e-3, {"stages": 5}),
+    SERIES: Settings("unet", _unet, 128, 2500, 1e-3, {"stages": 4}),
     SET: Settings("set_transformer", _set_transformer, 128, 2500, 2e-3, {"stages": 6}),
     FIELD: Settings("unet", _unet, 64, 2000, 2e-3, {"stages": 5}),
     PICTURE: Settings("unet", _unet, 64, 2000, 2e-3, {"stages": 5}),
