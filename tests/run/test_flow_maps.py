@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,14 +86,14 @@ def test_the_steps_of_shortcut_are_those_that_it_learns():
     learned = set(zip(times.t[far].tolist(), times.a[far].tolist(), strict=True))
     for steps in (1, 2, 4, 8):
         _, grid = g.schedule(steps)
-        assert set(zip(grid[:-1], grid[1:], strict=True)) <= learned
+        assert set(pairwise(grid)) <= learned
 
 
 def test_guidance_is_told_in_one_pass():
     g = small(**IMF)
     guided = g.with_guidance(3.0, (0.25, 4.0))
     assert isinstance(guided.guess, Told)
-    log_w, low, high = guided.told
+    log_w, low, high = guided.guidance_input
     assert log_w == pytest.approx(math.log(4))
     assert (low, high) == pytest.approx((0.2, 0.8))
     x, t = torch.randn(5, 3), torch.full((5,), 0.7, dtype=torch.float64)
@@ -120,7 +121,7 @@ def test_guidance_beyond_training_is_said(scale, interval, words):
 
 
 def test_guidance_without_a_logarithm_is_refused():
-    with pytest.raises(UserError, match="guidance = -1.0: expected above -1"):
+    with pytest.raises(UserError, match=r"guidance = -1\.0: expected above -1"):
         small(**IMF).with_guidance(-1.0)
 
 
