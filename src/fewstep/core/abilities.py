@@ -73,7 +73,7 @@ probe: Ability[Callable[..., tuple[Target, dict[str, Any], str] | None] | None] 
 )
 
 # Of balances and couplings: makes the module that is trained beside the student, for a shape.
-module: Ability[Callable[[tuple[int, ...]], nn.Module] | None] = Ability("module", None)
+module: Ability[Callable[..., nn.Module] | None] = Ability("module", None)
 
 # Of solvers: whether the rows decide how many times it asks the denoiser.
 counts_rows: Ability[bool] = Ability("counts_rows", False)

@@ -65,8 +65,8 @@ class LogVariance:
     channels: int = 128
     needs = frozenset({"balance"})
 
-    def module(self, shape: tuple[int, ...] = ()) -> nn.Module:
-        """The u to be trained, for data of any shape, initialised from torch's global generator."""
+    def module(self) -> nn.Module:
+        """The u to be trained, initialised from torch's global generator."""
         return Uncertainty(self.channels)
 
     def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor:

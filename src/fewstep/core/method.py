@@ -180,9 +180,10 @@ class Method:
 
         Each takes the shape of a sample.
         """
-        parts = {"balance": self.balance, "encoder": self.coupling}
-        makers = {name: abilities.module(part) for name, part in parts.items()}
-        return {name: make for name, make in makers.items() if make is not None}
+        balance, encoder = abilities.module(self.balance), abilities.module(self.coupling)
+        makers: dict[str, Callable[[tuple[int, ...]], nn.Module]]
+        makers = {} if balance is None else {"balance": lambda shape: balance()}
+        return makers if encoder is None else {**makers, "encoder": encoder}
 
     @property
     def denoises(self) -> bool:

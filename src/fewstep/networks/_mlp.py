@@ -86,7 +86,7 @@ class ResidualMLP(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Any, end: Tensor | None) -> Tensor:
+    def embed(self, noise_label: Tensor, cond: Any, end: Tensor | None = None) -> Tensor:
         emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
         label, features, _ = parts_of(cond)
         labels_fit(self.classes, label)

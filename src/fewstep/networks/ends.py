@@ -68,7 +68,8 @@ def weights_of_end(network: nn.Module) -> set[str]:
 
 def on_diagonal(network: Callable[..., Any], x: Tensor, *args: Any) -> Any:
     """network(x, noise_label, cond, *masks), with zeros for `end` where it takes one: t to t."""
-    ends = getattr(network, "ends", 0)
+    # A law is told its end as a time, `to=`.
+    ends = getattr(network, "ends", 0) if isinstance(network, nn.Module) else 0
     if not ends:
         return network(x, *args)
     dtype = torch.promote_types(x.dtype, torch.float32)
