@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_the_steps_of_shortcut_are_those_that_it_learns():
     learned = set(zip(times.t[far].tolist(), times.a[far].tolist(), strict=True))
     for steps in (1, 2, 4, 8):
         _, grid = g.schedule(steps)
-        assert set(zip(grid[:-1], grid[1:], strict=True)) <= learned
+        assert set(pairwise(grid)) <= learned
 
 
 def test_guidance_is_told_in_one_pass():

@@ -486,7 +486,7 @@ def guide(
 
 @dataclass(frozen=True)
 class SelfGuide:
-    """A flow map that is told its guidance in each pass: ln w and the interval, `tell.numbers_of`."""
+    """A flow map that is told ln w and the interval in each pass, see `tell.numbers_of`."""
 
     denoiser: Denoiser
     guidance: tuple[float, float, float]
