@@ -231,9 +231,9 @@ class _Trial:
         self.names.append(name)
         return (torch.eye(MOST, dtype=torch.float64) * self.lengths)[len(self.names) - 1][None]
 
-    def __call__(self, x: Tensor, t: Any, cond: Any = None, to: Any = None) -> Tensor:
-        end = None if to is None else float(per_row(to, x)[0])
-        self.asks.append((float(per_row(t, x)[0]), end, x))
+    def __call__(self, x_t: Tensor, t: Any, cond: Any = None, to: Any = None) -> Tensor:
+        end = None if to is None else float(per_row(to, x_t)[0])
+        self.asks.append((float(per_row(t, x_t)[0]), end, x_t))
         return self.unit(f"{ANSWER} {len(self.asks) - 1}")
 
     def noise(self) -> Tensor:
