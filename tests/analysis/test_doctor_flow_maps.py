@@ -1,4 +1,4 @@
-"""The doctor's measures of a flow map: rows keep where they lead, with uniforms enough."""
+"""The doctor's measures of a flow map: rows keep where they lead, with the uniforms they need."""
 
 from __future__ import annotations
 

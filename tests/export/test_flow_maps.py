@@ -41,7 +41,7 @@ def test_the_guidance_that_a_student_is_told_is_in_the_file():
     guided = g.with_guidance(2.0, (0.1, 3.0))
     assert gap(prepare(guided, steps=2)) < 5e-6
     module = KSteps(guided, prepare(guided, steps=2).scheme)
-    assert module.ends[0][1:] == list(guided.guidance_input)
+    assert module.ends[0][1:] == list(guided.instruction)
     own = KSteps(g, prepare(g, steps=2).scheme)
     assert own.ends[0][1:] == [0.0, 0.0, 1.0]
     x = prepare(g, steps=2).inputs(8)

@@ -12,7 +12,7 @@ import torch
 import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core import sampling, scalings, solvers, tell
-from fewstep.core.denoiser import Diagonal, Preconditioned, Told
+from fewstep.core.denoiser import Diagonal, Preconditioned, SelfGuide
 from fewstep.core.times import Times
 from fewstep.run.build import build_student
 from fewstep.run.editing import jump_of
@@ -55,7 +55,7 @@ def test_gamma_goes_from_jumps_to_re_noising(flow_map):
     [
         ("heun", 0.5, "the samplers ctm and tcd alone take it"),
         (None, 0.5, "the samplers ctm and tcd alone take it"),
-        ("ctm", 1.5, "gamma = 1.5: expected a share"),
+        ("ctm", 1.5, r"gamma = 1\.5: expected a share"),
     ],
 )
 def test_gamma_of_other_samplers_is_refused(flow_map, sampler, gamma, words):
@@ -92,8 +92,8 @@ def test_the_steps_of_shortcut_are_those_that_it_learns():
 def test_guidance_is_told_in_one_pass():
     g = small(**IMF)
     guided = g.with_guidance(3.0, (0.25, 4.0))
-    assert isinstance(guided.guess, Told)
-    log_w, low, high = guided.guidance_input
+    assert isinstance(guided.guess, SelfGuide)
+    log_w, low, high = guided.instruction
     assert log_w == pytest.approx(math.log(4))
     assert (low, high) == pytest.approx((0.2, 0.8))
     x, t = torch.randn(5, 3), torch.full((5,), 0.7, dtype=torch.float64)

@@ -180,7 +180,7 @@ def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
 
 def in_shards(denoiser: Denoiser) -> bool:
     """Whether a pass needs all processes: then each makes it, even with no rows of its own."""
-    if isinstance(denoiser, Guided | WithGuidance | Awake | Diagonal):
+    if isinstance(denoiser, Guided | SelfGuide | Awake | Diagonal):
         return in_shards(denoiser.denoiser)
     network = denoiser.network if isinstance(denoiser, Preconditioned) else None
     return hasattr(denoiser, "unshard") or hasattr(network, "unshard")
@@ -500,8 +500,8 @@ def guide(
 
 
 @dataclass(frozen=True)
-class WithGuidance:
-    """A flow map that is told its guidance in each pass: ln w and the interval, `tell.numbers`."""
+class SelfGuide:
+    """A flow map that is told ln w and the interval in each pass, see `tell.numbers_of`."""
 
     denoiser: Denoiser
     guidance: tuple[float, float, float]

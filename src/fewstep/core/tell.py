@@ -58,7 +58,7 @@ class Guidance:
         return with_guidance(cond, torch.stack([log_w, u[:, 1] / 2, (1 + u[:, 2]) / 2], 1))
 
 
-def numbers(
+def numbers_of(
     process: Process, scale: float, interval: tuple[float, float] | None = None
 ) -> tuple[float, float, float]:
     """What says w = 1 + scale between two noise levels, or at all: a row of `Guidance`'s numbers.

@@ -162,7 +162,7 @@ def prepare(
 ) -> Contents:
     """What is exported of a generator; steps, sampler: as for `sample`. Raises UserError."""
     is_map = generator.method.ends > 0
-    if generator.guidance_input is None:
+    if generator.instruction is None:
         guidance = generator.guidance
         require(guidance == 0, "guidance", guidance, "0: exports have no guidance")
     by, grid = generator.schedule(steps, sampler)

@@ -269,7 +269,7 @@ def _ends(generator: Generator, t: float, to: float | None) -> list[float]:
     end = part.end(torch.tensor([t], dtype=torch.float64), to)
     assert end is not None
     numbers: list[float] = end[0].tolist()
-    return numbers if generator.guidance_input is None else [numbers[0], *generator.guidance_input]
+    return numbers if generator.instruction is None else [numbers[0], *generator.instruction]
 
 
 def _dtypes(network: nn.Module) -> tuple[torch.dtype, torch.dtype]:

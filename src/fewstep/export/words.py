@@ -76,10 +76,10 @@ def flow_map(contents: Contents) -> list[str]:
         return []
     pairs = zip(about["times"], about["ends"], strict=True)
     jumps = ", ".join(f"{t:.4g} to {to:.4g}" for t, to in pairs)
-    guided = f", told the guidance {about['guidance']:g}" if about["guidance"] else ""
+    guidance = f", told the guidance {about['guidance']:g}" if about["guidance"] else ""
     return [
         "It is a flow map: a network of two times, which is told where each of its answers leads;"
-        f" here from time {jumps}{guided}. The run samples in any number of steps."
+        f" here from time {jumps}{guidance}. The run samples in any number of steps."
     ]
 
 

@@ -21,7 +21,7 @@ from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling, solvers, tell
-from fewstep.core.denoiser import Denoiser, Preconditioned, Truncated, WithGuidance, guide
+from fewstep.core.denoiser import Denoiser, Preconditioned, SelfGuide, Truncated, guide
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, fit
 from fewstep.data.description import outside
@@ -86,16 +86,16 @@ class Generator:
     @property
     def guess(self) -> Denoiser:
         """What samplers ask: its denoiser, under guidance where `with_guidance` asked for it."""
-        if self.guidance_input is not None:
-            return WithGuidance(self.denoiser, self.guidance_input)
+        if self.instruction is not None:
+            return SelfGuide(self.denoiser, self.instruction)
         return guide(self.denoiser, self.guidance, interval=self.interval)
 
     @property
-    def guidance_input(self) -> tuple[float, float, float] | None:
-        """What a flow map with an input for it is told of its guidance, see `tell.numbers`."""
+    def instruction(self) -> tuple[float, float, float] | None:
+        """What a flow map with an input for it is told of its guidance, see `tell.numbers_of`."""
         if not self.guidance or self.method.ends < 2:
             return None
-        return tell.numbers(self.method.process, self.guidance, self.interval)
+        return tell.numbers_of(self.method.process, self.guidance, self.interval)
 
     def to(self, device: str | torch.device) -> Generator:
         """The generator on a device, by a name as for `load`; samples stay on the CPU.
@@ -304,7 +304,7 @@ class Generator:
         """Raises UserError where there are no two guesses to compare."""
         why = ""
         if self.method.ends > 1:
-            tell.numbers(self.method.process, scale)  # raises
+            tell.numbers_of(self.method.process, scale)  # raises
         elif not self.method.denoises:
             why = "a student jumps, and has no guess that guidance could change"
         elif not self.facts.classes:

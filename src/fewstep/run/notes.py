@@ -46,10 +46,10 @@ def other_steps(generator: Generator, by: sampling.Sampler, moves: int) -> str:
 
 def other_guidance(generator: Generator) -> list[str]:
     """Where a student is told more guidance, or another interval, than in training."""
-    numbers, most = generator.guidance_input, getattr(generator.method.tell, "most", math.inf)
-    if numbers is None:
+    instruction, most = generator.instruction, getattr(generator.method.tell, "most", math.inf)
+    if instruction is None:
         return []
-    log_w, low, high = numbers
+    log_w, low, high = instruction
     lines = []
     if not 0 <= log_w <= math.log(most) + 1e-6:
         lines.append(
