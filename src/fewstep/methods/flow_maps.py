@@ -25,23 +25,42 @@ __all__ = [
 On = Literal["linear", "edm", "trig", "cosine", "discrete"]
 
 
-def _process(name: On, sigma_data: float) -> core.process.Process:
-    """The process of that name; discrete is trig up to the top of Stable Diffusion's table.
+Label = Literal["angle", "log"]
 
-    A table's steps have no derivative, and noise levels are all that its networks know of it.
+
+def _setting(
+    name: On, sigma_data: float, label: Label
+) -> tuple[core.process.Process, core.scalings.Scaling]:
+    """The process of that name and the preconditioning; discrete is trig up to its table's top.
+
+    A table's steps have no derivative, and noise levels are all that its networks know of it. The
+    label log has no value in pure noise: sampling starts at the level 80, as EDM's does.
     """
-    if name != "discrete":
-        return core.process.by_name(name, sigma_data=sigma_data)
-    table = core.process.by_name(name)
-    return core.process.trig(level_max=float(table.level(table.t_max)))
+    scaling = core.scalings.trigflow("time" if label == "angle" else label, sigma_data)
+    if name == "discrete":
+        table = core.process.by_name(name)
+        return core.process.trig(level_max=float(table.level(table.t_max))), scaling
+    on = core.process.by_name(name, sigma_data=sigma_data)
+    if label == "log":
+        on = replace(on, t_max=min(on.t_max, float(on.time_at(80.0))))
+    return on, scaling
+
+
+def _other(
+    on: core.process.Process, mean: float | None, std: float, law: core.times.Law
+) -> core.times.Law:
+    """The law of log levels of that mean and deviation; the given one without a mean."""
+    return law if mean is None else core.times.at_level(mean, std, on)
 
 
 def _flow_map(
-    on: core.process.Process, times: core.times.TimeSampler, sigma_data: float, **parts: Any
+    on: core.process.Process,
+    times: core.times.TimeSampler,
+    scaling: core.scalings.Scaling,
+    **parts: Any,
 ) -> core.Method:
-    """What they share: compared as velocities, sampled by jumps, times told as angles."""
+    """What they share: compared as velocities, sampled by jumps."""
     parts = {"space": core.spaces.Velocity(), "sampler": "jumps", **parts}
-    scaling = core.scalings.Trig(sigma_data=sigma_data)
     return core.Method(process=on, times=times, scaling=scaling, **parts)
 
 
@@ -60,6 +79,7 @@ def meanflow(
     c: float = 0.01,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """MeanFlow: E ||u - sg(v - (t - a) du/dt)||^2 / sg(.. + c)^p, u the mean velocity from t to a.
@@ -82,15 +102,16 @@ def meanflow(
         c: its constant, beside a squared error summed over the numbers of a sample
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
-    end = law if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
+    end = _other(on, a_mean, a_std or p_std, law)
     return _flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
-        sigma_data,
+        scaling,
         coupling=core.couplings.of_velocity(velocity, omega, kappa, until),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
         distance=core.distances.sse,
@@ -109,6 +130,7 @@ def imf(
     c: float = 0.01,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Improved MeanFlow: u is derived along the student's own velocity, which is trained as well.
@@ -126,16 +148,17 @@ def imf(
         c: their constant
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     balance = core.balances.Adaptive(p, c)
     pairs = core.couplings.of_data(by_row=most > 1)
     return _flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
-        sigma_data,
+        scaling,
         coupling=pairs,
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative, along="student"),
         distance=core.distances.sse,
@@ -162,6 +185,7 @@ def soflow(
     p: float = 1.0,
     c: float = 0.01,
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """SoFlow: consistency of the solution function, E d(f(x_t, t, a), sg f(x_l, l, a)), l near t.
@@ -186,21 +210,18 @@ def soflow(
         p: power of the adaptive weight
         c: its constant
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
-    end = None if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
-    flat = p_mean if diagonal_mean is None else diagonal_mean
+    end = _other(on, a_mean, a_std or p_std, law)
+    flat = _other(on, diagonal_mean, diagonal_std or p_std, law)
     times = core.times.Ends(law=law, end=end, near=core.curricula.Decay(near, near_end))
     return _flow_map(
         on,
-        core.times.Diagonal(
-            times=times,
-            share=diagonal,
-            law=core.times.at_level(flat, diagonal_std or p_std, on),
-        ),
-        sigma_data,
+        core.times.Diagonal(times=times, share=diagonal, law=flat),
+        scaling,
         coupling=core.couplings.of_data(omega, kappa, until=until, pairs=True),
         target=core.targets.Student(),
         space=core.spaces.end,
@@ -222,6 +243,7 @@ def alphaflow(
     c: float = 1e-3,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """alpha-Flow: from flow matching to MeanFlow, with a neighbour r = t - alpha (t - a).
@@ -241,9 +263,10 @@ def alphaflow(
         c: its constant
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Ends(law=law, near=core.curricula.Fall(steepness, middle, least))
     limit = core.tangents.Tangent(0.0, norm="none", derivative=derivative)
@@ -251,7 +274,7 @@ def alphaflow(
     return _flow_map(
         on,
         core.times.Diagonal(times=times, share=diagonal, law=law),
-        sigma_data,
+        scaling,
         coupling=core.couplings.Limited(),
         target=core.targets.Bounded(target, bound),
         distance=core.distances.sse,
@@ -269,6 +292,7 @@ def shortcut(
     p_mean: float = 0.0,
     p_std: float = 1.0,
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Shortcut model: a jump of 2 d is two of the average's jumps of d, d a power of 1/2.
@@ -285,16 +309,17 @@ def shortcut(
         p_mean: mean of the log noise level in rows of flow matching
         p_std: its standard deviation
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     average = core.targets.Ema(core.curricula.FixedRate(mu))
     law = core.times.at_level(p_mean, p_std, on)
     dyadic = core.times.Dyadic(powers=powers, high=on.t_max)
     return _flow_map(
         on,
         core.times.Diagonal(times=dyadic, share=1 - share, law=law),
-        sigma_data,
+        scaling,
         coupling=core.couplings.Self(average),
         target=core.targets.Bounded(average, bound),
     )
@@ -306,6 +331,7 @@ def psd(
     p_std: float = 1.0,
     diagonal: float = 0.75,
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Progressive self-distillation: a jump t -> a is the student's own by way of a random r.
@@ -318,15 +344,16 @@ def psd(
         p_std: its standard deviation
         diagonal: share of rows of flow matching
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Between(times=core.times.Ends(law=law))
     return _flow_map(
         on,
         core.times.Diagonal(times=times, share=diagonal, law=law),
-        sigma_data,
+        scaling,
         coupling=core.couplings.Self(),
         target=core.targets.Student(),
     )
@@ -339,6 +366,7 @@ def lsd(
     diagonal: float = 0.75,
     step: float = 5e-3,
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Lagrangian self-distillation: E ||dX/da - sg v(X, a)||^2 / D, v the student's own diagonal.
@@ -351,14 +379,15 @@ def lsd(
         diagonal: share of rows of flow matching
         step: of the centred difference in the end's angle
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     return _flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
-        sigma_data,
+        scaling,
         target=core.tangents.EndTangent(step=step),
     )
 
@@ -370,6 +399,7 @@ def esd(
     diagonal: float = 0.75,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Eulerian self-distillation: the jump does not change along the student's own ODE.
@@ -383,14 +413,15 @@ def esd(
         diagonal: share of rows of flow matching
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     return _flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
-        sigma_data,
+        scaling,
         coupling=core.couplings.Velocity("student"),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
     )
@@ -404,6 +435,7 @@ def tvm(
     a_std: float = 1.0,
     mu: float = 0.99,
     step: float = 5e-3,
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Terminal velocity matching: E ||dX/da - sg v(X, a)||^2 / D + ||u(x_a, a, a) - v||^2 / D.
@@ -418,6 +450,7 @@ def tvm(
         a_std: its standard deviation
         mu: share of itself that the average keeps
         step: of the centred difference in the end's angle
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
     gap, end = (
@@ -425,10 +458,11 @@ def tvm(
         for mean, std in ((gap_mean, gap_std), (a_mean, a_std))
     )
     average = core.targets.Ema(core.curricula.FixedRate(mu))
+    on, scaling = _setting("linear", sigma_data, label)
     return _flow_map(
-        core.process.linear(),
-        core.times.Gap(gap=gap, end=end),
-        sigma_data,
+        on,
+        core.times.Gap(gap=gap, end=end, high=on.t_max),
+        scaling,
         target=core.tangents.EndTangent(average, step),
         terms=(core.terms.FlowMatching(distance=core.distances.mse, at="a"),),
     )
@@ -442,6 +476,7 @@ def lmd(
     guidance: float = 0.0,
     step: float = 5e-3,
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Lagrangian map distillation: `lsd` with the velocity of a teacher at the end of the jump.
@@ -455,10 +490,16 @@ def lmd(
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
         step: of the centred difference in the end's angle
         process: linear, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
     base = lsd(
-        p_mean=p_mean, p_std=p_std, diagonal=diagonal, process=process, sigma_data=sigma_data
+        p_mean=p_mean,
+        p_std=p_std,
+        diagonal=diagonal,
+        process=process,
+        label=label,
+        sigma_data=sigma_data,
     )
     network = core.targets.Frozen(guidance)
     return replace(base, target=core.tangents.EndTangent(network, step))
@@ -472,6 +513,7 @@ def emd(
     guidance: float = 0.0,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Eulerian map distillation: `esd` with the velocity of a teacher.
@@ -485,6 +527,7 @@ def emd(
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
     base = esd(
@@ -493,6 +536,7 @@ def emd(
         diagonal=diagonal,
         derivative=derivative,
         process=process,
+        label=label,
         sigma_data=sigma_data,
     )
     return replace(base, coupling=core.couplings.Velocity("teacher", guidance))
@@ -507,6 +551,7 @@ def ayf(
     c: float = 0.1,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
     process: On = "linear",
+    label: Label = "angle",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Align your flow (EMD): E ||u - sg(u + g / (||g|| + c))||^2 / D, g the tangent of a teacher.
@@ -523,14 +568,15 @@ def ayf(
         c: g / (||g|| + c)
         derivative: jvp, central differences, or auto, which tries both before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
+        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on = _process(process, sigma_data)
+    on, scaling = _setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     return _flow_map(
         on,
         core.times.Ends(law=law),
-        sigma_data,
+        scaling,
         coupling=core.couplings.Velocity("teacher", guidance),
         target=core.tangents.Tangent(warmup, c, derivative=derivative),
     )
