@@ -43,9 +43,9 @@ def roles_of(folder: Folder, task: Task, prompts: Prompts, seed: int, ends: int 
 
     def load(dtype: torch.dtype) -> PipelineNetwork:
         own = folder.load(folder.family.network, dtype)
-        options = {"guidance": folder.embedded_guidance, "ends": ends}
+        guidance = folder.embedded_guidance
         with fork_rng(seed, "end embedding"):
-            return PipelineNetwork(folder.family, own, prompts, **options)
+            return PipelineNetwork(folder.family, own, prompts, guidance=guidance, ends=ends)
 
     network = load(DTYPES[task.weights])
     teacher = Alone(network)
