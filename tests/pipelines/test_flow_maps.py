@@ -267,9 +267,7 @@ def test_the_verbs_take_such_runs_with_any_steps(distilled, tmp_path, capsys):
             {},
             "with guidance that its student is told.*guidance is the teacher's, --guidance",
         ),
-        ("meanflow", {"velocity": "student"}, {}, "velocity = 'student': expected"),
         ("meanflow", {"omega": 2.0}, {}, "omega, kappa = .*a teacher is given under guidance"),
-        ("shortcut", {"process": "vp"}, {}, "process = 'vp'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(task_of, tmp_path, method, options, fields, message):
