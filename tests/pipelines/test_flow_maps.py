@@ -172,7 +172,7 @@ def test_stock_diffusers_samples_as_ours_do(distilled, method, name):
         y = theirs(student.pipeline, folder, generator.method, steps)
         torch.testing.assert_close(y, x, rtol=1e-4, atol=1e-5 * float(x.abs().max()))
     network = getattr(student.pipeline, folder.family.network)
-    network.end_embedding.enabled = False
+    network.end_embedding.active = False
     assert not torch.allclose(theirs(student.pipeline, folder, generator.method, 4), y, atol=1e-4)
 
 

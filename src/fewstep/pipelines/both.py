@@ -142,11 +142,11 @@ def one_time(network: Any) -> Iterator[None]:
     if embedding is None:
         yield
         return
-    embedding.enabled = False
+    embedding.active = False
     try:
         yield
     finally:
-        embedding.enabled = True
+        embedding.active = True
 
 
 @contextmanager
