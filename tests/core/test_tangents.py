@@ -334,3 +334,38 @@ def test_differences_are_taken_outside_of_low_precision_and_jvps_inside():
 def test_scd_and_direct_cm_hand_on_their_guidance_and_constant():
     assert fs.methods.scd(guidance=1.5).coupling == fs.couplings.Velocity("teacher", 1.5)
     assert fs.methods.direct_cm(c=0.2).distance == fs.distances.ElementHuber(0.2)
+
+
+def test_differences_without_digits_do_not_refuse_a_jvp():
+    """In a network that rounds to bfloat16 no two of them agree; where they do, they decide."""
+
+    class Round(torch.autograd.Function):
+        """To bfloat16, with the derivative of not rounding."""
+
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.bfloat16().to(x.dtype)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def jvp(ctx, x):
+            return x.clone()
+
+    def line(f):
+        x = torch.linspace(0.1, 1, 8, dtype=torch.float64)[:, None]
+        t = torch.ones(8, dtype=torch.float64)
+        return lambda dtype: (f, x.to(dtype), t, torch.ones_like(x).to(dtype), t)
+
+    dtypes = (torch.float64, torch.float32)
+    rough = derivatives.choose(line(lambda x, t: Round.apply(Round.apply(x.sin() * 3) * 7)), dtypes)
+    assert rough == (
+        "jvp",
+        "derivative: jvp, unchecked: differences have no digits on 8 rows in float64",
+    )
+    wrong = derivatives.choose(line(lambda x, t: x * x.detach()), dtypes)
+    assert wrong[0] == "difference"

@@ -12,7 +12,7 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core.denoiser import Guided, Preconditioned
 from fewstep.networks.blocks import blocks_of, recompute
-from fewstep.networks.roles import Alone, LowRank, playing
+from fewstep.networks.roles import Alone, LowRank, part_of, playing
 from fewstep.run.checkpoint import RunFolder
 
 RANK = 2
@@ -235,3 +235,28 @@ def test_a_run_trains_the_changes_alone_and_goes_on_to_the_same_bits(tmp_path):
 def test_mistakes_are_one_line(rank, layers, message):
     with pytest.raises(UserError, match=message):
         LowRank(network(), rank, layers)
+
+
+def test_a_role_has_some_parts_for_itself():
+    """Trained whole, in float32; without a role the network's own answers."""
+
+    class Asking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.shift = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x, *_):
+            return self.layer(x) + part_of(self, "shift")(x)
+
+    base = Asking().bfloat16()
+    role, x = LowRank(base, 1, ["layer"], own=["shift"]), torch.ones(1, 2)
+    other = copy.deepcopy(role)
+    plain = base(x.bfloat16())
+    assert {p.dtype for p in role.parameters()} == {torch.float32}
+    assert sum(p.numel() for p in role.own.parameters()) == 6
+    role.own["shift"].bias.data += 1
+    with playing(role):
+        torch.testing.assert_close(part_of(base, "shift")(x), other.own["shift"](x) + 1)
+    with playing(other):
+        torch.testing.assert_close(part_of(base, "shift")(x), role.own["shift"](x) - 1)
+    assert torch.equal(Alone(base)(x.bfloat16()), plain)

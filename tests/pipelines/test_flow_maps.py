@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
+from shutil import copytree
 
 import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fewstep.base.errors import UserError
+from fewstep.base.errors import StorageError, UserError
 from fewstep.cli import main
 from fewstep.core import abilities, sampling
 from fewstep.pipelines import recipes
@@ -170,7 +172,7 @@ def test_stock_diffusers_samples_as_ours_do(distilled, method, name):
         y = theirs(student.pipeline, folder, generator.method, steps)
         torch.testing.assert_close(y, x, rtol=1e-4, atol=1e-5 * float(x.abs().max()))
     network = getattr(student.pipeline, folder.family.network)
-    network.end_embedding.enabled = False
+    network.end_embedding.active = False
     assert not torch.allclose(theirs(student.pipeline, folder, generator.method, 4), y, atol=1e-4)
 
 
@@ -248,3 +250,36 @@ def test_the_verbs_take_such_runs_with_any_steps(distilled, tmp_path, capsys):
     assert {one.steps for one in scores.scores if one.model == "student"} == {1, 3}
     with pytest.raises(UserError, match="steps = 500: expected fewer, so that each is one of"):
         student.steps(500)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "fields", "message"),
+    [
+        (
+            "shortcut",
+            {},
+            {"prompts": None, "images": "nowhere"},
+            "guidance = 1.5: expected 0 with --images, since this method learns from them",
+        ),
+        (
+            "imf",
+            {"most": 8.0},
+            {},
+            "with guidance that its student is told.*guidance is the teacher's, --guidance",
+        ),
+        ("meanflow", {"omega": 2.0}, {}, "omega, kappa = .*a teacher is given under guidance"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(task_of, tmp_path, method, options, fields, message):
+    run = run_of(method, "sd")
+    run = replace(run, method_options={**run.method_options, **options})
+    with pytest.raises(UserError, match=message):
+        distill(run, task_of("sd", **fields), out=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_file_of_the_embedding_is_named_where_it_is_damaged(distilled, tmp_path):
+    out = copytree(distilled("meanflow", "sd")[0], tmp_path / "run")
+    (out / SHIPPED / END).write_bytes(b"nothing")
+    with pytest.raises(StorageError, match=r"end_embedding.safetensors cannot be read"):
+        open_student(out, device="cpu")

@@ -232,3 +232,18 @@ def test_the_plan_of_a_folder(tiny, capsys):
     ):
         assert main(["plan", folder, *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_flow_map_has_its_embedding_beside_the_changes(tiny):
+    """Counted with what learns, and asked for where it leads."""
+    folder = open_folder(tiny("sd"))
+    shape = (folder.channels, 8, 8)
+
+    def learning(ends):
+        outline = student_of(folder.family, folder.config, rank=2, dtype=torch.float32, ends=ends)
+        return costs_of(outline, shape, None).learning
+
+    width = folder.load("unet").time_embedding.linear_2.out_features
+    assert learning(1) - learning(0) == 10 * width + width + width * width + width
+    for method in ("meanflow", "shortcut"):  # which asks no teacher
+        assert main(["plan", str(folder.path), "--method", method]) == 0

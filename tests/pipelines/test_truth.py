@@ -39,6 +39,15 @@ METHODS = {
 }
 
 
+# Flow maps: their options.
+MAPS = {
+    "meanflow": {"process": "discrete", "velocity": "teacher"},
+    "ayf": {"process": "discrete"},
+    "shortcut": {"process": "discrete", "powers": 3, "share": 0.75, "mu": 0.9},
+}
+METHODS_AND_MAPS = METHODS | {method: (options, 1e-2) for method, options in MAPS.items()}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(method, updates) -> the generator of that distillation, and the exact law."""
@@ -70,7 +79,7 @@ def trained(tmp_path_factory):
 
     @cache
     def generator(method, updates):
-        options, lr = METHODS[method]
+        options, lr = METHODS_AND_MAPS[method]
         run = Run(
             recipe="lora",
             method=method,
@@ -91,7 +100,7 @@ def trained(tmp_path_factory):
         yield generator, law, opened, task
 
 
-def distance(generator, law, denoiser=None):
+def distance(generator, law, denoiser=None, steps=None):
     """The root mean square of the student's samples minus the exact solutions of the ODE.
 
     From the same noise, without fresh noise between steps; and the deviation of the solutions.
@@ -103,7 +112,7 @@ def distance(generator, law, denoiser=None):
     exact = law.solve(law.process.prior(z), top, 0.0, label)
     by = sampling.sampler(method.sampler)
     noise = (lambda _: torch.zeros_like(z)) if by.noisy else None
-    grid = by.times(method.process, by.default, ())
+    grid = by.times(method.process, steps or by.default, ())
     start = method.process.prior(z)
     with torch.no_grad():
         ask = denoiser or generator.denoiser
@@ -128,6 +137,20 @@ def test_two_hundred_updates_halve_the_distance_to_the_exact_solution(trained, m
     after, _ = distance(student, law)
     assert before > 0.3  # the teacher is no student
     assert after < before / 2
+
+
+@pytest.mark.parametrize("method", MAPS)
+def test_two_hundred_updates_of_a_flow_map_halve_it_in_two_steps(trained, method):
+    """And bring one step nearer, by the same student."""
+    generator, law, opened, task = trained
+    student = generator(method, 200)
+    teacher = teacher_in(student, opened, task)
+    before, after = (
+        [distance(student, law, one, steps)[0] for steps in (1, 2)] for one in (teacher, None)
+    )
+    assert before[1] > 0.3  # the teacher is no student
+    assert after[1] < before[1] / 2
+    assert after[0] < 0.8 * before[0]
 
 
 def test_direct_regression_solves_the_ode_better_than_consistency_at_equal_updates(trained):

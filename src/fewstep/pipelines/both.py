@@ -142,11 +142,11 @@ def one_time(network: Any) -> Iterator[None]:
     if embedding is None:
         yield
         return
-    embedding.is_on = False
+    embedding.active = False
     try:
         yield
     finally:
-        embedding.is_on = True
+        embedding.active = True
 
 
 @contextmanager

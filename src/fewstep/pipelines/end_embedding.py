@@ -20,11 +20,11 @@ class EndEmbedding:
 
     gap = angle(t) - angle(end) with the angle atan(sigma / alpha); the end of a step of the
     pipeline's scheduler is where its next one begins, and of the last one the data.
-    is_on: without it the network is as it was.
+    active: without it the network is as it was.
     """
 
     def __init__(self, pipe: Any, part: nn.Module, weights: dict[str, Tensor]) -> None:
-        self.pipe, self.weights, self.is_on = pipe, weights, True
+        self.pipe, self.weights, self.active = pipe, weights, True
         self.hook = part.register_forward_hook(self._change)
 
     def gap(self) -> Tensor:
@@ -40,7 +40,7 @@ class EndEmbedding:
         return angle[:1] - angle[1:]
 
     def _change(self, part: nn.Module, args: Any, out: Tensor) -> Tensor | None:
-        if not self.is_on:
+        if not self.active:
             return None
         own = {name: tensor.to(out.device) for name, tensor in self.weights.items()}
         self.weights = own

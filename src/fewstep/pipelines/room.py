@@ -152,7 +152,8 @@ def stand_in(run: Run, folder: Folder) -> Prepared:
     x0 = torch.randn(ROWS, folder.channels, 2, 2, generator=source)
     run = replace(run, data="own", units="as-is", holdout=0.0, latents=None, teacher=None)
     run = replace(run, batch=ROWS, block=1, accumulate=1)
-    process, ends = method_of(run, None).process, ends_of(run)
+    method = method_of(run, None)
+    process, ends = method.process, ends_of(run)
 
     def teacher(x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """The mean of such latents."""
@@ -161,7 +162,8 @@ def stand_in(run: Run, folder: Folder) -> Prepared:
 
     network = as_denoiser(Zero(ends), folder.convention)
     data: Mapping[str, Tensor] = {"x0": x0, "cond": torch.arange(ROWS) % 2}
-    return prepare(run, data, network=network, teacher=teacher)
+    is_taught = any("teacher" in one.needs for one in method.chain)
+    return prepare(run, data, network=network, teacher=teacher if is_taught else None)
 
 
 def room_of(folder: Folder, run: Run, task: Task) -> Room:
