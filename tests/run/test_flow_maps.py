@@ -11,13 +11,12 @@ import torch
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.core import sampling, scalings, solvers, tell
-from fewstep.core.denoiser import Diagonal, Preconditioned, SelfGuide
+from fewstep.core import sampling, solvers, tell
+from fewstep.core.denoiser import Diagonal, SelfGuide
 from fewstep.core.times import Times
 from fewstep.run.build import build_student
 from fewstep.run.editing import jump_of
 from fewstep.run.prepare import prepare
-from fewstep.run.sources import Weights, fit
 from fewstep.run.teachers import teacher_of
 from fewstep.training import incidents
 from fewstep.training.batches import Batch
@@ -161,19 +160,6 @@ def test_a_flow_map_teaches_by_its_diagonal():
     new_state(student)
 
 
-def test_a_flow_map_starts_from_a_one_time_network_with_its_function():
-    made = prepare(tiny_run(method="diffusion"))
-    one = alive(build_student(made.run, made.facts, made.method))
-    two = prepare(tiny_run(method="meanflow", method_options={"process": "edm"}))
-    method = replace(two.method, scaling=scalings.Edm(sigma_data=made.facts.sigma_data))
-    student = build_student(two.run, two.facts, method)
-    fit(Weights(dict(one.network.state_dict()), "", "of a diffusion model"), student.network)
-    assert isinstance(student, Preconditioned)
-    x, t = torch.randn(6, 2), torch.full((6,), 2.0, dtype=torch.float64)
-    for to in (0.0, 1.0, 2.0):
-        assert torch.equal(student(x, t, to=to), one(x, t))
-
-
 def test_a_network_that_is_not_told_its_end_is_refused():
     network = torch.nn.Linear(2, 2)
     run = tiny_run(method="meanflow")
@@ -197,3 +183,19 @@ def test_rows_of_the_diagonal_cost_no_derivative(share):
     ours, _ = passes_of(made, made.method)
     assert (ours.learn, ours.look) == (1, 0)
     assert ours.tangent == pytest.approx(1 - share)
+
+
+@pytest.mark.parametrize("label", ["log", "angle"])
+def test_a_start_from_diffusion_is_the_same_function_or_a_line_says_that_it_is_not(label, caplog):
+    """By EDM's own noise label the first outputs are the diffusion model's, for every end."""
+    source = fs.train(tiny_run(method="diffusion"), progress=False)
+    run = tiny_run(method="soflow", method_options={"label": label, "process": "edm"})
+    caplog.clear()
+    ready = prepare(run, init=source)
+    says = [line for line in caplog.messages if "begins as another function" in line]
+    assert len(says) == (label == "angle")
+    student = new_state(ready).student
+    x, t = torch.randn(4, 2), torch.tensor([0.1, 1.0, 5.0, 50.0], dtype=torch.float64)
+    with torch.no_grad():
+        same = torch.equal(student(x, t, to=t / 2), source.denoiser(x, t))
+    assert same == (label == "log")

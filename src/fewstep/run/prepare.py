@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,6 +46,8 @@ from fewstep.run.teachers import teacher_of
 
 IDLE = {"dropout", "dropout_resolutions", "dropout_stages", "augment"}  # of a network's options
 CPU = torch.device("cpu")
+
+log = logging.getLogger("fewstep")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +121,7 @@ def prepare(
     weights = None
     if checkpoint is None:
         weights = initial_weights(run, init)
+        _compare_labels(parts, weights)
     options = run.method_options
     run = stages.with_stage(run, facts, parts, weights, checkpoint)
     if run.method_options != options:
@@ -311,6 +315,25 @@ def fill_auto(options: Options, choices: Options) -> Options:
         return choices.get(name, value) if value == AUTO else value
 
     return {name: fill(name, value) for name, value in options.items()}
+
+
+def _compare_labels(method: Method, weights: Weights | None) -> None:
+    """Warns where initial weights are told noise levels by other numbers than they know."""
+    if weights is None or weights.method is None:
+        return
+    levels = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    own, other = (
+        one.scaling(one.process, one.process.time_at(levels)).noise
+        for one in (method, weights.method)
+    )
+    if not torch.allclose(own, other, rtol=1e-6, atol=1e-6):
+        log.warning(
+            "fewstep: init: at noise level 1 its network was told %.4g and is told %.4g now, so"
+            " that it begins as another function; flow maps, sct and scd have --method.label log"
+            " for ln(level) / 4",
+            other[1],
+            own[1],
+        )
 
 
 def initial_weights(run: Run, init: Source | None) -> Weights | None:
