@@ -156,7 +156,10 @@ def small(name: str, **fields: object) -> fs.Run:
         options["blocks"] = (1,) * len(options["mult"])
     block = 1
     if run.method == "cmt":  # trajectories of two points
-        run, block = with_values(run, {"method_options": {**run.method_options, "n": 2}}), 2
+        run, block = (
+            with_values(run, {"method_options": {**run.method_options, "n": 2, "reuse": 2}}),
+            2,
+        )
     few = {"iterations": 2, "batch": 2, "block": block, "split": 0.5, "picture_every": 0}
     return with_values(run, {**few, "precision": "fp32", "network_options": options})
 
