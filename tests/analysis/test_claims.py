@@ -382,6 +382,7 @@ def test_the_numbers_of_the_docs_still_count():
         assert [job.row.settings for job in lacking] == [], name
 
 
+@pytest.mark.long
 def test_one_seed_is_reported_without_intervals(tmp_path):
     store = (DOCS / "claims.json").read_bytes()
     (tmp_path / "claims.json").write_bytes(store)

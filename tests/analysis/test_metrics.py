@@ -113,6 +113,7 @@ def stripes(n: int) -> data.Dataset:
     return data.Dataset("stripes", *parts, classes=3)
 
 
+@pytest.mark.long
 def test_many_pictures_have_convolutions_the_same_each_time(cold_cache, monkeypatch, capsys):
     quick = replace(classifier_module._PICTURES, steps=40)
     monkeypatch.setattr(classifier_module, "_PICTURES", quick)

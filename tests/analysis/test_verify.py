@@ -25,7 +25,18 @@ OWN = "tests.support.own_parts"
 CHECKS = all_checks()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
+# The flow maps' runs are resumed by the same code: one with an average, terms and uniforms each.
+ALIKE = {"soflow", "alphaflow", "psd", "lsd", "esd", "lmd", "emd", "ayf", "pcm", "imm", "ctm"}
+
+
+def is_long(check: Check) -> bool:
+    return "a resumed run is the run" in check.name and not ALIKE.isdisjoint(check.methods)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(one, marks=[pytest.mark.long] * is_long(one), id=one.name) for one in CHECKS],
+)
 def test_the_equation_holds(check):
     result = outcome(check)
     assert result.passed, f"error {result.error:.1e} > {result.tolerance:.1e}: {result.problem}"

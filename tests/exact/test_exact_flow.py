@@ -28,6 +28,14 @@ straight = pytest.mark.parametrize(
 )
 shares = st.floats(0.0, 1.0)
 jvp = torch.func.jvp
+some_processes = pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(one, marks=[pytest.mark.long] * (name in ("trig", "linear")))
+        for name, one in PROCESSES.items()
+    ],
+    ids=PROCESSES.keys(),
+)
 
 
 def normals(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -95,7 +103,7 @@ def test_the_gaussians_map_on_edm():
     torch.testing.assert_close(end, expand(root, x) * x, rtol=1e-13, atol=0)
 
 
-@every_process
+@some_processes
 @settings(max_examples=3)
 @given(shares=st.tuples(shares, shares, shares), seed=st.integers(0, 99))
 def test_semigroup(process, shares, seed):
@@ -112,7 +120,7 @@ def test_semigroup(process, shares, seed):
         assert away.abs().max() <= most * max(1.0, x.abs().max().item())
 
 
-@every_process
+@some_processes
 def test_the_solved_map_of_a_mixture(process):
     """Bits of the denoiser on the diagonal, `solve` by jumps, and no seam where `aim` is left."""
     law = fs.exact.ring8(process)
@@ -175,7 +183,7 @@ def test_tangent_and_end_time_derivative(process, shares, seed):
     assert (residual.abs() <= 1e-10 * (1 + v_end.abs())).all()
 
 
-@every_process
+@some_processes
 def test_identities_of_a_mixture_by_differences(process):
     """The same two residuals in 2 numbers by centred differences: error ~ h^2."""
     means = [[-0.5, 0.0], [0.5, 0.2]]

@@ -45,8 +45,8 @@ def test_the_phased_model_learns_the_ring(monkeypatch, capsys):
 
 def test_meanflow_learns_the_ring_in_one_step(monkeypatch, capsys):
     """Untrained its energy distance is 0.5."""
-    output = run("meanflow", 100, monkeypatch, capsys)
-    assert float(output.split(":")[1]) < 0.2
+    output = run("meanflow", 50, monkeypatch, capsys)
+    assert float(output.split(":")[1]) < 0.25
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,14 @@ def pictures(latents: str | None = None) -> dict[str, torch.Tensor]:
 UNLIKE = {(run().network, run().method): name for name, run in reversed(PAPERS.items())}
 
 
-@pytest.mark.parametrize("name", UNLIKE.values())
+# Derivatives of U-Nets take long, and of a transformer's flow maps one is like the others.
+LONG = {"imagenet64-scd", "imagenet64-sct", "cifar10-scd", "imagenet256-imf", "cifar10-soflow"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.long] * (one in LONG)) for one in UNLIKE.values()],
+)
 def test_two_steps_at_reduced_width(name):
     run = small(name)
     data, teacher = pictures(run.latents), None

@@ -4,9 +4,10 @@ from typing import Any
 
 from fewstep.base.options import Options
 from fewstep.run.config import AUTO, Run, with_values
-from fewstep.run.recipes.toy import FIELDS
+from fewstep.run.recipes.toy import FIELDS, FLOW_MAPS
 
 _OPTIONS: dict[str, Options] = {
+    **FLOW_MAPS,
     "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.5, "share_end": 0.0},
     "tcm": {"base": {"method": "ect", "stages": 6}, "w_b": 1.0},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},

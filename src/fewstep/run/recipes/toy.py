@@ -8,11 +8,12 @@ from fewstep.run.recipes.digits import ROUNDS, teacher_fields
 
 # In few dimensions an adaptive weight moves the minimum off the mean, and one
 # step starts at times that the papers' laws hardly draw (docs/methods/meanflow.md).
-_PLAIN: Options = {"p": 0.0, "p_std": 2.0}
-_WIDE: Options = {"p_std": 2.0}
+FLOW_MAPS: dict[str, Options] = {
+    **dict.fromkeys(("meanflow", "imf", "soflow", "alphaflow"), {"p": 0.0, "p_std": 2.0}),
+    **dict.fromkeys(("psd", "lsd", "esd", "lmd", "emd", "ayf"), {"p_std": 2.0}),
+}
 _OPTIONS: dict[str, Options] = {
-    **dict.fromkeys(("meanflow", "imf", "soflow", "alphaflow"), _PLAIN),
-    **dict.fromkeys(("psd", "lsd", "esd", "lmd", "emd", "ayf"), _WIDE),
+    **FLOW_MAPS,
     "ect": {"stages": 6},
     "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.5, "share_end": 0.0},
     "tcm": {"base": {"method": "ect", "stages": 6}, "w_b": 1.0},
