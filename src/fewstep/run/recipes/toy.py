@@ -9,8 +9,8 @@ from fewstep.run.recipes.digits import ROUNDS, teacher_fields
 # In few dimensions an adaptive weight moves the minimum off the mean, and one
 # step starts at times that the papers' laws hardly draw (docs/methods/meanflow.md).
 FLOW_MAPS: dict[str, Options] = {
-    **dict.fromkeys(("meanflow", "imf", "soflow", "alphaflow"), {"p": 0.0, "p_std": 2.0}),
-    **dict.fromkeys(("psd", "lsd", "esd", "lmd", "emd", "ayf"), {"p_std": 2.0}),
+    **{name: {"p": 0.0, "p_std": 2.0} for name in ("meanflow", "imf", "soflow", "alphaflow")},
+    **{name: {"p_std": 2.0} for name in ("psd", "lsd", "esd", "lmd", "emd", "ayf")},
 }
 _OPTIONS: dict[str, Options] = {
     **FLOW_MAPS,
