@@ -20,6 +20,7 @@ from fewstep.analysis.verify.paper_times import TIMES
 from fewstep.cli import main
 from fewstep.core import weights
 from tests.support import own_parts
+from tests.support.rows import VARIANTS, long_if
 
 OWN = "tests.support.own_parts"
 CHECKS = all_checks()
@@ -30,12 +31,14 @@ ALIKE = {"soflow", "alphaflow", "psd", "lsd", "esd", "lmd", "emd", "ayf", "pcm",
 
 
 def is_long(check: Check) -> bool:
-    return "a resumed run is the run" in check.name and not ALIKE.isdisjoint(check.methods)
+    title, _, what = check.name.partition(": ")
+    is_resumed = what.startswith("a resumed run is the run")
+    return title in VARIANTS or (is_resumed and title in ALIKE)
 
 
 @pytest.mark.parametrize(
     "check",
-    [pytest.param(one, marks=[pytest.mark.long] * is_long(one), id=one.name) for one in CHECKS],
+    [pytest.param(one, marks=long_if(is_long(one)), id=one.name) for one in CHECKS],
 )
 def test_the_equation_holds(check):
     result = outcome(check)

@@ -12,9 +12,16 @@ import fewstep as fs
 from fewstep.analysis.verify.builtin import METHODS, build
 from fewstep.analysis.verify.fixtures import no_encoder
 from fewstep.base.randomness import generator
+from tests.support.rows import VARIANTS, long_if
 from tests.support.toys import Gaussian, small_student
 
-pytestmark = pytest.mark.parametrize(("name", "options"), METHODS.values(), ids=METHODS.keys())
+pytestmark = pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(*row, marks=long_if(title in VARIANTS), id=title)
+        for title, row in METHODS.items()
+    ],
+)
 
 
 def models(student, method: fs.Method) -> fs.Models:
