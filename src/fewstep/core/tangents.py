@@ -103,14 +103,14 @@ def _check(engine: str, step: float | None) -> None:
 class Tangent:
     """The limit r -> t: the goal's velocity is u + unit g / (||g|| + c), without gradient.
 
-    g = weight (keep (v - u) + ramp' make dD/dt),  ramp = min(1, progress / warmup)
+    g = weight ((keep + make P) (v - u) + ramp rest),  ramp = min(1, progress / warmup)
 
-    Without norm, warm-up and weights the goal is x0_v keep + (1 - keep) D - make Q dD/dt, x0_v =
-    P x_t - Q v; on linear its velocity is MeanFlow's v - (t - a) du/dt, and at a = 0 it is sCM's.
+    With ramp = 1 that is weight (keep (v - u) + make dD/dt), which is 0 for an exact flow map; the
+    rest holds the derivative of u, and what is before it is diffusion. Without norm and weight the
+    goal's velocity on linear is MeanFlow's v - (t - a) du/dt; at a = 0 on trig g is sCM's.
     v = dx_t/dt stands in the neighbour's place: `couplings.Velocity`. The derivative is taken along
     weight Q (v, 1), a step in the log of the noise level, so that nothing grows at either end of
-    the time. The ramp leaves out what is 0 on edm and linear and in sCM's tangent: the parts with
-    v - u, which are those of diffusion.
+    the time.
     warmup: share of the run.
     norm: of the whole sample as in the paper, its root mean square, or none.
     derivative: by jvp or differences; auto is what a run's `probe` chooses, and jvp without one.
