@@ -14,6 +14,7 @@ from fewstep.base.randomness import generator
 from fewstep.core import solvers
 from fewstep.core.process import Process
 from fewstep.core.solvers.past import _dpm_weights, _unic_weights, _unip_weights
+from tests.support.rows import long_if
 from tests.support.toys import Gaussian
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
@@ -106,7 +107,13 @@ def error(process: Process, solver: solvers.LinearMultistep, n: int) -> float:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+@pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(one, marks=long_if(name in ("linear", "trig")), id=name)
+        for name, one in PROCESSES.items()
+    ],
+)
 def test_the_error_falls_with_the_order(process, name):
     """UniPC's corrector adds one; first moves of low orders leave 2 of 3M, 3 of UniPC's 4."""
     kind, order, *_ = name.split()

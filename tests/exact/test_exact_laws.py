@@ -13,6 +13,7 @@ from fewstep.base.randomness import generator
 from fewstep.core.process import expand
 from fewstep.exact import named
 from fewstep.exact.named import NAMED
+from tests.support.rows import long_if
 
 PROCESSES = {
     "edm": fs.process.edm(),
@@ -197,7 +198,10 @@ def apart(law, x: torch.Tensor, other: torch.Tensor, s: float) -> torch.Tensor:
     return (x - other).flatten(1).square().mean(1).sqrt() / spread
 
 
-@pytest.mark.parametrize(("name", "process", "up"), WALKS)
+@pytest.mark.parametrize(
+    ("name", "process", "up"),
+    [pytest.param(*walk, marks=long_if(number % 2 == 1)) for number, walk in enumerate(WALKS)],
+)
 def test_a_librarys_solver_agrees_within_the_stated_error(name, process, up):
     """And both to 1e-8, from the prior to the data and back. The library's error is some 1e-12."""
     law = named(name, PROCESSES[process])
