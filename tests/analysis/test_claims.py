@@ -399,6 +399,7 @@ def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():
         assert re.search(r"arXiv \d{4}\.\d{5}", one.says), name
 
 
+@pytest.mark.long
 def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
     """What it says, read by the command line itself, is the run of the arm."""
     from fewstep.cli import train as verb

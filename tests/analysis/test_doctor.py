@@ -433,6 +433,7 @@ def test_a_spike_is_no_schedule():
     assert [line for line, _ in spikes(noise)] == [77]
 
 
+@pytest.mark.long
 def test_examination_writes_nothing_and_repeats(healthy, whole, tmp_path, capsys):
     folder = healthy("mcm").name
     before = contents(folder)

@@ -24,6 +24,7 @@ from fewstep.core.conventions import Convention, convention
 from fewstep.data import Arrays, Units
 from fewstep.run.datasets import dataset_of
 from tests.support.exact_network import Exact
+from tests.support.rows import long_if
 
 DATA = dataset_of("exact:ring8")
 TRUTH = fs.exact.ring8()
@@ -115,7 +116,9 @@ def verdicts_of(truth: Convention, settings: dict[str, Any]) -> dict[str, Verdic
     return {verdict.name: verdict for verdict in find_reading(teacher).verdicts}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=long_if(i % 2 == 1)) for i, one in enumerate(CASES)]
+)
 def test_a_wrong_setting_is_named(name):
     case = CASES[name]
     verdict = verdicts_of(case.truth, case.settings)["wrong-reading"]

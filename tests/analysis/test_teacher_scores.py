@@ -179,6 +179,7 @@ def test_denoised_rows_reach_the_floor_without_noise_and_more_noise_is_farther(g
         evaluate(law, gaussian, n=400, metrics=["energy"], denoised=(1.0,))
 
 
+@pytest.mark.long
 def test_samples_of_the_teacher_in_place_of_data(gaussian):
     """Its own law is at the floor, and data that it does not have are not."""
     exact = student(gaussian, flow(fs.process.edm()))

@@ -86,6 +86,7 @@ def test_what_a_pass_keeps_is_counted_without_memory(dropout):
 DIT = {"patch": 2, "width": 64, "depth": 6, "heads": 2}
 
 
+@pytest.mark.long
 def test_recomputed_a_sample_keeps_the_inputs_of_blocks_and_one_block():
     """Each of these inputs is a block's tokens [16, 64] in float32; time goes up by a fourth."""
     prepared = prepare(run_of("diffusion", network="dit", network_options=DIT))
@@ -112,6 +113,7 @@ def test_in_shards_each_process_has_its_part_and_two_blocks():
     assert alone - two == pytest.approx((rows + copies) / 2 - gathered)
 
 
+@pytest.mark.long
 def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_hours():
     prepared = prepare(run_of("ect"))
     whole, two = (budget_of(prepared, gpus=n, kind="a100") for n in (1, 2))

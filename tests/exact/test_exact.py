@@ -277,6 +277,7 @@ def test_rows_are_solved_on_their_own():
         )
 
 
+@pytest.mark.long
 @every_pair(*KINDS, "flat")
 def test_ends_outliers_and_missing_widths_leave_everything_finite(process, kind):
     """Values and derivatives in x and t: at the data, at the prior, far outside, without width."""

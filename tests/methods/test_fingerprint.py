@@ -23,7 +23,7 @@ from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
-from tests.support.rows import VARIANTS, long_if
+from tests.support.rows import long_if
 from tests.support.toys import Gaussian, tiny_run
 
 METHODS = {title.replace("direct_cm", "direct"): row for title, row in builtin.METHODS.items()}
@@ -50,9 +50,7 @@ def losses(name: str, options: dict) -> list[float]:
     return [*values, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=long_if(row in VARIANTS)) for row in METHODS]
-)
+@pytest.mark.parametrize("row", [pytest.param(row, marks=long_if(" " in row)) for row in METHODS])
 def test_twenty_steps_give_the_losses_they_gave(row):
     assert losses(*METHODS[row]) == pytest.approx(json.loads(KEPT.read_text())[row], rel=1e-9)
 

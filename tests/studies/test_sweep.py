@@ -179,7 +179,7 @@ def test_scores_on_different_data_are_not_taken_for_comparable(tmp_path, capsys,
         assert (MIXED in page) == is_mixed
 
 
-@pytest.mark.parametrize("recipe", ["toy", "auto"])
+@pytest.mark.parametrize("recipe", [pytest.param("toy", marks=pytest.mark.long), "auto"])
 def test_a_sweep_is_extended(recipe, tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr("fewstep.run.fitting.FEWEST", 4)
     monkeypatch.setattr("fewstep.run.fitting.PER_ROW", 0)

@@ -43,6 +43,7 @@ def test_each_halving_starts_from_and_learns_from_the_student_before(steps, tmp_
         fs.load(tmp_path, composite=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
 def test_resumed_between_and_within_halvings_is_uninterrupted(step, tmp_path):
     run = halvings(iterations=6, checkpoint_every=1, lr_clock="stage", decay="linear")
