@@ -159,7 +159,8 @@ def check_data(dataset: Dataset, method: Method) -> None:
 
 def check_own_guidance(run: Run, facts: Facts, method: Method) -> None:
     """Raises UserError where a student guides itself, and learns no guess without the label."""
-    if not any(abilities.everywhere(one.coupling) for one in method.chain):
+    pairs = [one.coupling for one in method.chain if abilities.everywhere(one.coupling)]
+    if not any("student" in abilities.needs(one) for one in pairs):
         return
     why = f"data {run.data!r} has no labels"
     if facts.classes:
