@@ -154,6 +154,7 @@ def student_of(
     own, prompts = network_of(family, config, dtype), prompts_of(family, config)
     with torch.device("meta"):
         network = PipelineNetwork(family, own, prompts, ends=ends)
+    network = network.to("meta")  # with the frequencies of its end embedding
     if rank == 0:
         return network.requires_grad_(True)
     parts = ("end",) if ends else ()
