@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-t2i test-docs lint format bench soak clean
+.PHONY: demo test test-t2i test-docs lint format bench learn soak clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -34,6 +34,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev  ## timings as ratios; not part of the tests
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
+
+learn: $(VENV)/.dev  ## each flow map from random weights to the exact map, and with a wrong sign
+	$(BIN)/python -m tests.learning
 
 MINUTES ?= 45
 SEED ?= 0

@@ -20,7 +20,7 @@ from fewstep.adapters.ready import scheduler_convention
 from fewstep.base.randomness import fork_rng, generator
 from fewstep.base.surroundings import surroundings
 from fewstep.core.conventions import as_denoiser
-from fewstep.core.denoiser import guide
+from fewstep.core.guidance import guide
 from fewstep.networks.blocks import blocks_of, recompute
 from fewstep.networks.roles import Alone, LowRank
 from fewstep.pipelines.families import FAMILIES

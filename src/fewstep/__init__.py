@@ -42,7 +42,7 @@ if _TYPE_CHECKING:
     from fewstep.core import times as times
     from fewstep.core import weights as weights
     from fewstep.core.denoiser import Models as Models
-    from fewstep.core.denoiser import guide as guide
+    from fewstep.core.guidance import guide as guide
     from fewstep.core.method import Method as Method
     from fewstep.core.times import Times as Times
     from fewstep.core.times import curricula as curricula
@@ -68,6 +68,7 @@ _MODULES = {
     "distances": "core.distances",
     "errors": "base.errors",
     "exact": "exact",
+    "guidance": "core.guidance",
     "measurements": "core.measurements",
     "methods": "methods",
     "metrics": "analysis.metrics",
@@ -87,7 +88,7 @@ _MODULES = {
 }
 _NAMES = {
     "adapt": "adapters",
-    "guide": "core.denoiser",
+    "guide": "core.guidance",
     "Generator": "run.generator",
     "Method": "core.method",
     "Models": "core.denoiser",

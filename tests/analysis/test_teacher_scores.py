@@ -24,7 +24,7 @@ from fewstep.analysis.metrics.drawing import Source
 from fewstep.analysis.metrics.teachers import ode_errors
 from fewstep.base.errors import UserError
 from fewstep.cli import main
-from fewstep.core.denoiser import Guided
+from fewstep.core.guidance import Guided
 from fewstep.core.process import expand, per_row
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.datasets import dataset_of

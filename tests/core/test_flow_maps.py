@@ -14,16 +14,8 @@ from fewstep.analysis.verify.flow_points import STD, GaussianMap
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.core import derivatives, sampling, solvers
-from fewstep.core.denoiser import (
-    Across,
-    Awake,
-    Diagonal,
-    Guided,
-    Preconditioned,
-    Truncated,
-    ask,
-    diagonal,
-)
+from fewstep.core.denoiser import Across, Awake, Diagonal, Preconditioned, Truncated, ask, diagonal
+from fewstep.core.guidance import Guided
 from fewstep.core.method import dropout
 from fewstep.core.process import expand
 from fewstep.core.tangents import EndTangent, Tangent

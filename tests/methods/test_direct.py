@@ -173,7 +173,7 @@ def test_guidance_leaves_out_the_label_and_nothing_else():
         "features": torch.ones(2, 3),
         "mask": torch.ones(2, 4, dtype=torch.bool),
     }
-    fs.denoiser.Guided(spy, 1.0)(torch.zeros(2, 4), 1.0, cond)
+    fs.guidance.Guided(spy, 1.0)(torch.zeros(2, 4), 1.0, cond)
     with_label, without = conditions
     assert with_label is cond
     assert without["label"].tolist() == [-1, -1]

@@ -137,7 +137,7 @@ def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked
         points = {}
         for i in range(start, 12):
             points[grid[i]] = x
-            denoiser = fs.denoiser.Guided(teacher, g)
+            denoiser = fs.guidance.Guided(teacher, g)
             x = step(
                 fs.process.edm(), denoiser, x, grid[i], as_time([grid[i + 1]]), cond[row : row + 1]
             )

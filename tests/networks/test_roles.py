@@ -10,7 +10,8 @@ from torch import nn
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.core.denoiser import Guided, Preconditioned
+from fewstep.core.denoiser import Preconditioned
+from fewstep.core.guidance import Guided
 from fewstep.networks.blocks import blocks_of, recompute
 from fewstep.networks.roles import Alone, LowRank, part_of, playing
 from fewstep.run.checkpoint import RunFolder

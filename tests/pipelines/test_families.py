@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fewstep.base.errors import UserError
-from fewstep.core.denoiser import Guided
+from fewstep.core.guidance import Guided
 from fewstep.pipelines.families import FAMILIES, family_of
 from tests.pipelines.cases import HEIGHT, NAMES, PROMPTS, WIDTH
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fewstep.core import denoiser, distances, sampling, scalings, solvers, times, weights
+from fewstep.core import denoiser, distances, guidance, sampling, scalings, solvers, times, weights
 from fewstep.core.process import Process
 from fewstep.core.solvers import past
 from fewstep.core.times import curricula
@@ -153,14 +153,14 @@ BUGS = [
     Bug("initial weights not averaged", sources, "find", by_student, HANDED),
     Bug(
         "guidance of w for 1 + w",
-        denoiser.Guided,
+        guidance.Guided,
         "both",
         guided_by_w,
         "guidance: D_c + g (D_c - D_u), x_var unguided",
     ),
     Bug(
         "aDDIM: variance of the guided guess",
-        denoiser.Guided,
+        guidance.Guided,
         "both",
         guided_twice,
         "guidance: D_c + g (D_c - D_u), x_var unguided",

@@ -12,7 +12,8 @@ import torch
 import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core import sampling, solvers, tell
-from fewstep.core.denoiser import Diagonal, SelfGuide
+from fewstep.core.denoiser import Diagonal
+from fewstep.core.guidance import SelfGuide
 from fewstep.core.times import Times
 from fewstep.run.build import build_student
 from fewstep.run.editing import jump_of

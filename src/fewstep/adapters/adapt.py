@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fewstep.base.conditions import NO_LABEL, Cond
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.core.conventions import Convention, Offset, as_denoiser, convention
-from fewstep.core.denoiser import Guided, Preconditioned
+from fewstep.core.denoiser import Preconditioned
+from fewstep.core.guidance import Guided
 from fewstep.core.process import Process
 from fewstep.core.vocabulary import Range
 

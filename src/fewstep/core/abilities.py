@@ -52,7 +52,7 @@ joins: Ability[int] = Ability("joins", 1)
 jumps: Ability[bool] = Ability("jumps", False)
 # Of couplings of velocities: whether rows of the diagonal are asked too, instead of having x0.
 everywhere: Ability[bool] = Ability("everywhere", False)
-# Of couplings: how strongly the teacher is guided, see `denoiser.Guided`.
+# Of couplings: how strongly the teacher is guided, see `guidance.Guided`.
 guidance: Ability[float] = Ability("guidance", 0.0)
 # Of couplings: the coupling that this one changes.
 inner: Ability[Coupling | None] = Ability("inner", None)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, solvers, targets
-from fewstep.core.denoiser import Models, ask, diagonal, guided, on_rows, quiet, without_label
+from fewstep.core.denoiser import Models, ask, diagonal, on_rows, quiet
 from fewstep.core.distances import mse
+from fewstep.core.guidance import guided, without_label
 from fewstep.core.process import Process, expand
 from fewstep.core.targets import Ema, Frozen, Student, Target
 from fewstep.core.tell import without_guidance
@@ -50,7 +51,7 @@ class Teacher:
 
     variance_share: for `addim`, x_var = share ||x0_hat - x0||^2 / d with the sample's own x0 and
     the teacher's unguided guess (MCM, arXiv 2403.06807, algorithm 1: eta = 0.75).
-    guidance: of the teacher, see `denoiser.Guided`.
+    guidance: of the teacher, see `guidance.Guided`.
     network: who teaches, the run's teacher or the stage before.
     Source: CD, arXiv 2303.01469, eq. 6.
     """
@@ -89,7 +90,7 @@ class Velocity:
 
     Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t,
     D(x_t, t), t); of a student, a flow map, that of its diagonal.
-    guidance: of the teacher, see `denoiser.Guided`. everywhere: in rows of the diagonal too, whose
+    guidance: of the teacher, see `guidance.Guided`. everywhere: in rows of the diagonal too, whose
     goal then is the velocity's x0_hat, not x0.
     Source: sCM, arXiv 2410.11081, section 2.
     """

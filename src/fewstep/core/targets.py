@@ -12,6 +12,7 @@ from fewstep.base.conditions import Cond
 from fewstep.base.errors import require, unknown
 from fewstep.core import abilities, denoiser
 from fewstep.core.denoiser import Denoiser, Models
+from fewstep.core.guidance import guided
 from fewstep.core.process import Process
 from fewstep.core.times import Times
 
@@ -57,7 +58,7 @@ class Ema:
 class Frozen:
     """The run's teacher: for GC a trained consistency model whose endpoints do not move.
 
-    guidance: of the teacher, see `denoiser.Guided`.
+    guidance: of the teacher, see `guidance.Guided`.
     Source: GC, arXiv 2406.09570, section 5.1.
     """
 
@@ -66,7 +67,7 @@ class Frozen:
 
     def __call__(self, models: Models) -> Denoiser:
         assert models.teacher is not None
-        return denoiser.guided(models.teacher, self.guidance)
+        return guided(models.teacher, self.guidance)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from fewstep.methods.flow_maps import *
 from fewstep.methods.flow_maps import __all__ as _flow_maps
 from fewstep.methods.generator_induced import *
 from fewstep.methods.generator_induced import __all__ as _generator_induced
+from fewstep.methods.map_distillation import *
+from fewstep.methods.map_distillation import __all__ as _map_distillation
 from fewstep.methods.moments import *
 from fewstep.methods.moments import __all__ as _moments
 from fewstep.methods.multistep import *
@@ -21,6 +23,8 @@ from fewstep.methods.phased import *
 from fewstep.methods.phased import __all__ as _phased
 from fewstep.methods.progressive import *
 from fewstep.methods.progressive import __all__ as _progressive
+from fewstep.methods.self_distillation import *
+from fewstep.methods.self_distillation import __all__ as _self_distillation
 from fewstep.methods.trajectories import *
 from fewstep.methods.trajectories import __all__ as _trajectories
 from fewstep.methods.truncated import *
@@ -35,10 +39,12 @@ __all__ = sorted(
         *_direct,
         *_flow_maps,
         *_generator_induced,
+        *_map_distillation,
         *_moments,
         *_multistep,
         *_phased,
         *_progressive,
+        *_self_distillation,
         *_trajectories,
         *_truncated,
         *_variational,

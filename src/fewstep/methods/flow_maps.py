@@ -1,67 +1,18 @@
-"""Flow maps, which are told where they lead: MeanFlow and its family."""
+"""Flow maps by their mean velocity, from data: MeanFlow and what grew from it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from fewstep import core
+from fewstep.methods.base import Label, On, flow_map, flow_setting, other_law
 
 __all__ = [
     "alphaflow",
-    "ayf",
-    "emd",
-    "esd",
     "imf",
-    "lmd",
-    "lsd",
     "meanflow",
-    "psd",
-    "shortcut",
     "soflow",
-    "tvm",
 ]
-
-On = Literal["linear", "edm", "trig", "cosine", "discrete"]
-
-
-Label = Literal["angle", "log"]
-
-
-def _setting(
-    name: On, sigma_data: float, label: Label
-) -> tuple[core.process.Process, core.scalings.Scaling]:
-    """The process of that name and the preconditioning; discrete is trig up to its table's top.
-
-    A table's steps have no derivative, and noise levels are all that its networks know of it. The
-    label log has no value in pure noise: sampling starts at the level 80, as EDM's does.
-    """
-    scaling = core.scalings.trigflow("time" if label == "angle" else label, sigma_data)
-    if name == "discrete":
-        table = core.process.by_name(name)
-        return core.process.trig(level_max=float(table.level(table.t_max))), scaling
-    on = core.process.by_name(name, sigma_data=sigma_data)
-    if label == "log":
-        on = replace(on, t_max=min(on.t_max, float(on.time_at(80.0))))
-    return on, scaling
-
-
-def _other(
-    on: core.process.Process, mean: float | None, std: float, law: core.times.Law
-) -> core.times.Law:
-    """The law of log levels of that mean and deviation; the given one without a mean."""
-    return law if mean is None else core.times.at_level(mean, std, on)
-
-
-def _flow_map(
-    on: core.process.Process,
-    times: core.times.TimeSampler,
-    scaling: core.scalings.Scaling,
-    **parts: Any,
-) -> core.Method:
-    """What they share: compared as velocities, sampled by jumps."""
-    parts = {"space": core.spaces.Velocity(), "sampler": "jumps", **parts}
-    return core.Method(process=on, times=times, scaling=scaling, **parts)
 
 
 def meanflow(
@@ -105,10 +56,10 @@ def meanflow(
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on, scaling = _setting(process, sigma_data, label)
+    on, scaling = flow_setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
-    end = _other(on, a_mean, a_std or p_std, law)
-    return _flow_map(
+    end = other_law(on, a_mean, a_std or p_std, law)
+    return flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
         scaling,
@@ -151,11 +102,11 @@ def imf(
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on, scaling = _setting(process, sigma_data, label)
+    on, scaling = flow_setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     balance = core.balances.Adaptive(p, c)
     pairs = core.couplings.of_data(by_row=most > 1)
-    return _flow_map(
+    return flow_map(
         on,
         core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
         scaling,
@@ -213,12 +164,12 @@ def soflow(
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on, scaling = _setting(process, sigma_data, label)
+    on, scaling = flow_setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
-    end = _other(on, a_mean, a_std or p_std, law)
-    flat = _other(on, diagonal_mean, diagonal_std or p_std, law)
+    end = other_law(on, a_mean, a_std or p_std, law)
+    flat = other_law(on, diagonal_mean, diagonal_std or p_std, law)
     times = core.times.Ends(law=law, end=end, near=core.curricula.Decay(near, near_end))
-    return _flow_map(
+    return flow_map(
         on,
         core.times.Diagonal(times=times, share=diagonal, law=flat),
         scaling,
@@ -266,12 +217,12 @@ def alphaflow(
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    on, scaling = _setting(process, sigma_data, label)
+    on, scaling = flow_setting(process, sigma_data, label)
     law = core.times.at_level(p_mean, p_std, on)
     times = core.times.Ends(law=law, near=core.curricula.Fall(steepness, middle, least))
     limit = core.tangents.Tangent(0.0, norm="none", derivative=derivative)
     target = core.targets.Limited(core.targets.Student(), limit)
-    return _flow_map(
+    return flow_map(
         on,
         core.times.Diagonal(times=times, share=diagonal, law=law),
         scaling,
@@ -280,303 +231,4 @@ def alphaflow(
         distance=core.distances.sse,
         weight=core.weights.of_share,
         balance=core.balances.Adaptive(p, c, by_share=True),
-    )
-
-
-def shortcut(
-    *,
-    powers: int = 7,
-    share: float = 0.125,
-    mu: float = 0.999,
-    bound: float = 4.0,
-    p_mean: float = 0.0,
-    p_std: float = 1.0,
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Shortcut model: a jump of 2 d is two of the average's jumps of d, d a power of 1/2.
-
-    E ||u - sg u_goal||^2 / D; the other rows are flow matching.
-    Source: Shortcut models, arXiv 2410.12557, algorithm 1: t uniform there; p_mean and p_std are of
-    the rows of flow matching alone.
-
-    Args:
-        powers: the smallest d is 2^-powers
-        share: of rows that learn jumps
-        mu: share of itself that the average keeps
-        bound: goals are clipped to velocities of at most so much
-        p_mean: mean of the log noise level in rows of flow matching
-        p_std: its standard deviation
-        process: linear, as in the paper, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    on, scaling = _setting(process, sigma_data, label)
-    average = core.targets.Ema(core.curricula.FixedRate(mu))
-    law = core.times.at_level(p_mean, p_std, on)
-    dyadic = core.times.Dyadic(powers=powers, high=on.t_max)
-    return _flow_map(
-        on,
-        core.times.Diagonal(times=dyadic, share=1 - share, law=law),
-        scaling,
-        coupling=core.couplings.Self(average),
-        target=core.targets.Bounded(average, bound),
-    )
-
-
-def psd(
-    *,
-    p_mean: float = -0.4,
-    p_std: float = 1.0,
-    diagonal: float = 0.75,
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Progressive self-distillation: a jump t -> a is the student's own by way of a random r.
-
-    E ||u - sg u_goal||^2 / D. Also called SplitMeanFlow (arXiv 2507.16884).
-    Source: arXiv 2505.18825, eq. 13.
-
-    Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
-        p_std: its standard deviation
-        diagonal: share of rows of flow matching
-        process: linear, as in the paper, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    on, scaling = _setting(process, sigma_data, label)
-    law = core.times.at_level(p_mean, p_std, on)
-    times = core.times.Between(times=core.times.Ends(law=law))
-    return _flow_map(
-        on,
-        core.times.Diagonal(times=times, share=diagonal, law=law),
-        scaling,
-        coupling=core.couplings.Self(),
-        target=core.targets.Student(),
-    )
-
-
-def lsd(
-    *,
-    p_mean: float = -0.4,
-    p_std: float = 1.0,
-    diagonal: float = 0.75,
-    step: float = 5e-3,
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Lagrangian self-distillation: E ||dX/da - sg v(X, a)||^2 / D, v the student's own diagonal.
-
-    Source: arXiv 2505.18825, eq. 12.
-
-    Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
-        p_std: its standard deviation
-        diagonal: share of rows of flow matching
-        step: of the centred difference in the end's angle
-        process: linear, as in the paper, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    on, scaling = _setting(process, sigma_data, label)
-    law = core.times.at_level(p_mean, p_std, on)
-    return _flow_map(
-        on,
-        core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
-        scaling,
-        target=core.tangents.EndTangent(step=step),
-    )
-
-
-def esd(
-    *,
-    p_mean: float = -0.4,
-    p_std: float = 1.0,
-    diagonal: float = 0.75,
-    derivative: Literal["auto", "jvp", "difference"] = "auto",
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Eulerian self-distillation: the jump does not change along the student's own ODE.
-
-    E ||u - sg u_goal||^2 / D, the velocity of goal and derivative the student's own diagonal.
-    Source: arXiv 2505.18825, eq. 11, whose gradient also passes the derivative.
-
-    Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
-        p_std: its standard deviation
-        diagonal: share of rows of flow matching
-        derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    on, scaling = _setting(process, sigma_data, label)
-    law = core.times.at_level(p_mean, p_std, on)
-    return _flow_map(
-        on,
-        core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
-        scaling,
-        coupling=core.couplings.Velocity("student"),
-        target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
-    )
-
-
-def tvm(
-    *,
-    gap_mean: float = -0.8,
-    gap_std: float = 1.0,
-    a_mean: float = -0.4,
-    a_std: float = 1.0,
-    mu: float = 0.99,
-    step: float = 5e-3,
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Terminal velocity matching: E ||dX/da - sg v(X, a)||^2 / D + ||u(x_a, a, a) - v||^2 / D.
-
-    v(X, a) is the average's diagonal; the second term trains the diagonal at the jump's end.
-    Source: TVM, arXiv 2511.19797.
-
-    Args:
-        gap_mean: mean of the logit of (t - a) / (1 - a)
-        gap_std: its standard deviation
-        a_mean: mean of the log noise level of a
-        a_std: its standard deviation
-        mu: share of itself that the average keeps
-        step: of the centred difference in the end's angle
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    gap, end = (
-        core.times.LogitNormal(mean=mean, std=std)
-        for mean, std in ((gap_mean, gap_std), (a_mean, a_std))
-    )
-    average = core.targets.Ema(core.curricula.FixedRate(mu))
-    on, scaling = _setting("linear", sigma_data, label)
-    return _flow_map(
-        on,
-        core.times.Gap(gap=gap, end=end, high=on.t_max),
-        scaling,
-        target=core.tangents.EndTangent(average, step),
-        terms=(core.terms.FlowMatching(distance=core.distances.mse, at="a"),),
-    )
-
-
-def lmd(
-    *,
-    p_mean: float = -0.4,
-    p_std: float = 1.0,
-    diagonal: float = 0.25,
-    guidance: float = 0.0,
-    step: float = 5e-3,
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Lagrangian map distillation: `lsd` with the velocity of a teacher at the end of the jump.
-
-    Source: flow map matching, arXiv 2406.07507, eq. 3.2, without rows of flow matching there.
-
-    Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
-        p_std: its standard deviation
-        diagonal: share of rows of flow matching
-        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
-        step: of the centred difference in the end's angle
-        process: linear, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    base = lsd(
-        p_mean=p_mean,
-        p_std=p_std,
-        diagonal=diagonal,
-        process=process,
-        label=label,
-        sigma_data=sigma_data,
-    )
-    network = core.targets.Frozen(guidance)
-    return replace(base, target=core.tangents.EndTangent(network, step))
-
-
-def emd(
-    *,
-    p_mean: float = -0.4,
-    p_std: float = 1.0,
-    diagonal: float = 0.25,
-    guidance: float = 0.0,
-    derivative: Literal["auto", "jvp", "difference"] = "auto",
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Eulerian map distillation: `esd` with the velocity of a teacher.
-
-    Source: flow map matching, arXiv 2406.07507, eq. 3.6, whose gradient also passes the derivative.
-
-    Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
-        p_std: its standard deviation
-        diagonal: share of rows of flow matching
-        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
-        derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    base = esd(
-        p_mean=p_mean,
-        p_std=p_std,
-        diagonal=diagonal,
-        derivative=derivative,
-        process=process,
-        label=label,
-        sigma_data=sigma_data,
-    )
-    return replace(base, coupling=core.couplings.Velocity("teacher", guidance))
-
-
-def ayf(
-    *,
-    p_mean: float = -0.8,
-    p_std: float = 1.0,
-    guidance: float = 0.0,
-    warmup: float = 0.05,
-    c: float = 0.1,
-    derivative: Literal["auto", "jvp", "difference"] = "auto",
-    process: On = "linear",
-    label: Label = "angle",
-    sigma_data: float = 0.5,
-) -> core.Method:
-    """Align your flow (EMD): E ||u - sg(u + g / (||g|| + c))||^2 / D, g the tangent of a teacher.
-
-    Its teacher is guided by a weaker model of itself: `fs.guide`, or `guidance`.
-    Source: AYF, arXiv 2506.14603, section 3.2 and algorithm 1; the ramp of g's derivative ends
-    there at 0.99.
-
-    Args:
-        p_mean: mean of the log noise level of t and a, on linear logit-normal
-        p_std: its standard deviation
-        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
-        warmup: share of the run over which the derivative's part of the tangent grows to 1
-        c: g / (||g|| + c)
-        derivative: jvp, central differences, or auto, which tries both before the first step
-        process: linear, as in the paper, or edm, trig, cosine, discrete
-        label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
-        sigma_data: standard deviation of the data, for the preconditioning
-    """
-    on, scaling = _setting(process, sigma_data, label)
-    law = core.times.at_level(p_mean, p_std, on)
-    return _flow_map(
-        on,
-        core.times.Ends(law=law),
-        scaling,
-        coupling=core.couplings.Velocity("teacher", guidance),
-        target=core.tangents.Tangent(warmup, c, derivative=derivative),
     )

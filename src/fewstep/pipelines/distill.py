@@ -16,7 +16,7 @@ from fewstep.base.errors import require
 from fewstep.base.options import checked_options, choose
 from fewstep.core import abilities, noise
 from fewstep.core.conventions import as_denoiser
-from fewstep.core.denoiser import guide
+from fewstep.core.guidance import guide
 from fewstep.core.method import Method
 from fewstep.pipelines import out as shipping
 from fewstep.pipelines.caching import Cached, draw_latents, encode_pictures, encode_prompts

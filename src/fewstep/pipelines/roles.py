@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import fork_rng, normal
 from fewstep.core import noise, sampling, solvers
-from fewstep.core.denoiser import Denoiser, Preconditioned, guide
+from fewstep.core.denoiser import Denoiser, Preconditioned
+from fewstep.core.guidance import guide
 from fewstep.core.process import Process
 from fewstep.foreign.diffusers_folder import SCHEDULER, read_json
 from fewstep.networks.roles import Alone, LowRank

@@ -21,7 +21,8 @@ from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling, solvers, tell
-from fewstep.core.denoiser import Denoiser, Preconditioned, SelfGuide, Truncated, guide
+from fewstep.core.denoiser import Denoiser, Preconditioned, Truncated
+from fewstep.core.guidance import SelfGuide, guide
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, fit
 from fewstep.data.description import outside

@@ -14,7 +14,8 @@ from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.memory import Room
 from fewstep.core import couplings, solvers
-from fewstep.core.denoiser import Denoiser, guided
+from fewstep.core.denoiser import Denoiser
+from fewstep.core.guidance import guided
 from fewstep.core.process import Time
 from fewstep.core.sampling import SAMPLERS
 from fewstep.run.build import Network

@@ -21,7 +21,8 @@ from fewstep.base.randomness import normal
 from fewstep.core import abilities, sampling
 from fewstep.core.conventions import Convention
 from fewstep.core.couplings import GeneratorInduced
-from fewstep.core.denoiser import Guided, Preconditioned, across, diagonal
+from fewstep.core.denoiser import Preconditioned, across, diagonal
+from fewstep.core.guidance import Guided
 from fewstep.core.method import Method
 from fewstep.core.scalings import X0
 from fewstep.core.vocabulary import Range

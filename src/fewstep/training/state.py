@@ -17,7 +17,8 @@ from fewstep.base.errors import StorageError
 from fewstep.base.randomness import fork_rng
 from fewstep.base.world import ALONE, World, is_divided, scatter_like, whole
 from fewstep.core import abilities
-from fewstep.core.denoiser import Denoiser, Guided, Models, Preconditioned
+from fewstep.core.denoiser import Denoiser, Models, Preconditioned
+from fewstep.core.guidance import Guided
 from fewstep.core.method import Method
 from fewstep.core.process import Time
 from fewstep.run import profiles, sources

@@ -17,7 +17,8 @@ from fewstep.base.progress import Progress
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
 from fewstep.base.surroundings import surroundings
 from fewstep.core.couplings import Teacher, Trajectory
-from fewstep.core.denoiser import Denoiser, guided
+from fewstep.core.denoiser import Denoiser
+from fewstep.core.guidance import guided
 from fewstep.core.method import Method
 from fewstep.core.process import Process
 from fewstep.core.solvers import Along

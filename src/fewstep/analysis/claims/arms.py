@@ -16,7 +16,8 @@ import torch
 from fewstep.adapters.adapt import network_of
 from fewstep.analysis.claims import reference, solutions
 from fewstep.analysis.claims.claim import Row
-from fewstep.core.denoiser import Denoiser, Guided
+from fewstep.core.denoiser import Denoiser
+from fewstep.core.guidance import Guided
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
 from fewstep.networks.low_rank import low_rank

@@ -31,7 +31,7 @@ from fewstep.analysis.claims.solutions import (
     scores,
 )
 from fewstep.analysis.report import COLOURS, Figure
-from fewstep.core.denoiser import Guided
+from fewstep.core.guidance import Guided
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
 from fewstep.statistics.intervals import interval

@@ -24,7 +24,8 @@ from fewstep.analysis.claims.solutions import (
     scores,
 )
 from fewstep.base.randomness import generator as random
-from fewstep.core.denoiser import Denoiser, Guided
+from fewstep.core.denoiser import Denoiser
+from fewstep.core.guidance import Guided
 from fewstep.core.process import edm
 from fewstep.core.solvers import ddim, heun
 from fewstep.run.generator import Generator

@@ -18,6 +18,7 @@ from fewstep.analysis.verify.paper_times import direct_grid
 from fewstep.core import couplings, denoiser, scalings, solvers
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Models
+from fewstep.core.guidance import guided
 from fewstep.core.times import Times
 
 DENOISER = Table("core.denoiser", 1e-12, "a denoiser made of another is not this")
@@ -73,7 +74,7 @@ def guidance() -> float:
     _, x_s = pairs(models, process, x0, z, times_at(t, s), labels)
     var = 0.75 * (plain - x0).square().flatten(1).mean(1)
     truth = solvers.addim(process, lambda x_t, t, cond=None: guess, x_t, t, s, x_var=var)
-    return worst(apart(denoiser.guided(shifting, 0.5)(x_t, t, labels), guess), apart(x_s, truth))
+    return worst(apart(guided(shifting, 0.5)(x_t, t, labels), guess), apart(x_s, truth))
 
 
 @PAIRS("scd: velocity of the guided teacher", "2410.11081, sec. 5", "Velocity", "scd")

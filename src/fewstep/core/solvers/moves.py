@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import require
-from fewstep.core.denoiser import Denoiser, ask, awake, in_shards
+from fewstep.core.denoiser import Denoiser, ask, in_shards
+from fewstep.core.guidance import awake
 from fewstep.core.process import Process, Time, expand, per_row
 
 
