@@ -19,7 +19,7 @@ from fewstep.analysis.verify.check import Check, Table, over, worst
 from fewstep.analysis.verify.fixed_points import direct_call, nodes
 from fewstep.analysis.verify.fixtures import SD, cast, data, gaussian, spread
 from fewstep.base.options import names_of
-from fewstep.core import abilities, balances, couplings
+from fewstep.core import abilities, balances, couplings, solvers
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
@@ -30,7 +30,7 @@ from fewstep.exact import Mixture
 LIMIT = Table("core.tangents", 1e-5, "the tangent is not the limit of the discrete loss")
 STD = 0.8  # on data of the process's own sigma_data the map would be trig's identity
 PROCESSES = ("linear", "edm", "trig", "cosine")
-NAMES = "meanflow imf psd shortcut lsd esd lmd emd ayf"
+NAMES = "meanflow imf psd shortcut lsd esd lmd emd ayf tvm"
 # Noise levels of t and a; the last is a row of the diagonal.
 FAR = ((2.0, 0.3), (0.5, 0.1), (0.3, 0.25), (4.0, 0.02))
 POINTS = (*FAR, (1.0, 0.0), (5.0, 1e-3), (0.7, 0.7))
@@ -174,11 +174,19 @@ def semigroup() -> float:
     return worst(*rows_left)
 
 
+def mixture_errors(method: Method, near: float) -> Tensor:
+    """Guess minus goal at three points, with the exact map of two components in every place."""
+    means: dict[str, Any] = {"means": [[-0.6, 0.0], [0.5, 0.4]]}
+    law: Any = Mixture(weights=[1, 2], std=0.2, process=method.process, **means)
+    x0, z, _ = data(3, (2,))
+    times = times_at(method.process, FAR[:3], near, 1)
+    return errors(method, Models(law, law, law, law), x0, z, times)[1]
+
+
 @LIMIT("mixture in 2-D: each goal is the exact map's answer", "solution", "", NAMES, tolerance=1e-4)
 def on_mixture() -> float:
     """Point by point, with the law's own velocity for the data's, by differences."""
     rows_left = []
-    means: dict[str, Any] = {"means": [[-0.6, 0.0], [0.5, 0.4]]}
     for number, name in enumerate(NAMES.split()):
         make, process = names_of(methods)[name], ("linear", "edm")[number % 2]
         options = {"derivative": "difference", "bound": 1e9, "process": process, "step": 1e-3}
@@ -186,11 +194,19 @@ def on_mixture() -> float:
         method = make(**{key: value for key, value in options.items() if key in takes})
         if isinstance(method.coupling, couplings.Velocity):
             method = replace(method, coupling=couplings.Velocity("teacher"))
-        law: Any = Mixture(weights=[1, 2], std=0.2, process=method.process, **means)
-        x0, z, _ = data(3, (2,))
-        times = times_at(method.process, FAR[:3], 0.5 if name in ("psd", "shortcut") else 0, 1)
-        error = errors(method, Models(law, law, law, law), x0, z, times)[1]
+        error = mixture_errors(method, 0.5 if name in ("psd", "shortcut") else 0)
         rows_left.append(error.abs().max().item())
+    return worst(*rows_left)
+
+
+@LIMIT("mixture in 2-D: goal - D = O((t-r)^2)", "solution", "", "soflow alphaflow", tolerance=0.1)
+def near_on_mixture() -> float:
+    """Point by point, with a straight step along the law's own velocity for the data's."""
+    rows_left = []
+    for make in (methods.soflow, partial(methods.alphaflow, bound=1e9)):
+        method = replace(make(), coupling=couplings.Teacher(solvers.euler))
+        whole, half = (mixture_errors(method, near).norm(dim=1) for near in (0.02, 0.01))
+        rows_left.append((whole / half - 4).abs().max().item())
     return worst(*rows_left)
 
 
