@@ -14,38 +14,42 @@ from fewstep.base.conditions import Cond, apply_mask, each, pick
 from fewstep.base.randomness import SAMPLING_BLOCK, block_seed, normal, permutation
 from fewstep.core import sampling
 from fewstep.data import Arrays, Dataset
+from fewstep.networks.embedding import parts_of
 from fewstep.run.generator import Generator
 from fewstep.run.level_search import search
 from fewstep.run.levels import LevelChoice, Levels, bounds_of, starts
 from fewstep.run.prepare import Prepared
 from fewstep.statistics.distances import energy, spread
+from fewstep.statistics.ensembles import energy_score_of
 from fewstep.training.state import State
 
 TRIES = {2: 10, 4: 8, 8: 6}  # sets of levels that are scored, by the number of steps
 SHARE = 0.2  # of the samples that training drew: as many pass the network, a 20th of its time
 FEWEST, MOST = 64, 1000  # validation rows that samples are compared with
-CONFIRM = 2  # other draws of noise with which the levels found must do as well
+CONFIRM = 4  # other draws of noise with which the levels found must do as well
+CHANCE = 2.35  # standard errors that are no news: 95 % of Student's t of so many draws
 LEVELS = (0.04, 0.2, 0.8)  # at which the student is asked for noise, in deviations of the data
 # Passes for each row.
 COST = sum(
-    (steps + len(LEVELS)) * (tries + 2 * CONFIRM) for steps, tries in {1: 1, **TRIES}.items()
+    (steps + len(LEVELS)) * (tries + 2 * CONFIRM) + steps * 2 * CONFIRM
+    for steps, tries in {1: 1, **TRIES}.items()
 )
 
 ROWS = 256  # that pass the network at once
 TINY = 1e-8
 MOST_OFF = 8.0  # deviations that a sample counts as off at most
 
-Scores = tuple[float, float]  # by what the student takes for noise, and by the values themselves
-Score = Callable[[int, Levels, int], Scores]  # of so many steps, their levels, a draw of noise
+Noise = Callable[[int, Levels, int], float]  # of so many steps, their levels, a draw of noise
+Values = Callable[[int, Levels], Tensor]  # of several draws: pairs of numbers are compared
 
 
 def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
     """Levels for 2, 4 and 8 steps, each with the lowest score that a short search finds; a line.
 
-    A score is the energy distance of samples to validation rows by what the student takes for noise
-    in them (`noise_in`), the same noise for all. The method's own levels are the first that are
-    tried; they stay where there is nothing to choose by, and where with other noise those found do
-    worse, by the same distance or by that of the values themselves.
+    They have the lowest energy distance of samples to validation rows by what the student takes for
+    noise in them (`noise_in`), the same noise for all. The method's own levels are the first that
+    are tried; they stay where there is nothing to choose by, and where with other noise those found
+    do worse by that distance or, beyond chance, by the values themselves.
     """
     run, dataset = prepared.run, prepared.dataset
     by = sampling.sampler(prepared.method.sampler)
@@ -62,13 +66,13 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
         return LevelChoice(), f"{own}weights in shards cannot be asked by one process"
     facts = replace(prepared.facts, description={})  # what lies outside is no news here
     generator = Generator(run, facts, prepared.method, state.averages["ema"], state.step)
-    choice = search_levels(generator, scoring(generator, dataset, count, run.seed))
+    choice = search_levels(generator, *scoring(generator, dataset, count, run.seed))
     return choice, describe(choice, count)
 
 
-def search_levels(generator: Generator, score: Score) -> LevelChoice:
+def search_levels(generator: Generator, noise: Noise, values: Values) -> LevelChoice:
     """For each number of steps the levels that the search finds, where other noise confirms it."""
-    scores, levels = {1: score(1, (), 0)[0]}, {}
+    scores, levels = {1: noise(1, (), 0)}, {}
     bounds = bounds_of(generator)
     best: Levels | None = None
     for steps, tries in TRIES.items():
@@ -76,49 +80,68 @@ def search_levels(generator: Generator, score: Score) -> LevelChoice:
         if not first:
             break
         own = first[0]
-        result = search(by_noise(score, steps), first, bounds, tries)
+        result = search(by_first_draw(noise, steps), first, bounds, tries)
         best = result.levels
-        if best == own or is_confirmed(partial(score, steps), best, own):
+        if best == own or is_confirmed(partial(noise, steps), partial(values, steps), best, own):
             levels[steps], scores[steps] = best, result.value
         else:
             scores[steps] = dict(result.scores)[own]
     return LevelChoice(levels, scores)
 
 
-def by_noise(score: Score, steps: int) -> Callable[[Levels], float]:
-    """The first distance of the first draw of noise, for so many steps."""
-    return lambda levels: score(steps, levels, 0)[0]
+def by_first_draw(noise: Noise, steps: int) -> Callable[[Levels], float]:
+    """The distance of the first draw of noise, for so many steps."""
+    return lambda levels: noise(steps, levels, 0)
 
 
-def is_confirmed(score: Callable[[Levels, int], Scores], best: Levels, own: Levels) -> bool:
-    """Whether with other noise the levels do no worse than the method's own, by both distances."""
+def is_confirmed(
+    noise: Callable[[Levels, int], float],
+    values: Callable[[Levels], Tensor],
+    best: Levels,
+    own: Levels,
+) -> bool:
+    """Whether other noise finds the levels better beyond chance, and the values not worse."""
     draws = range(1, CONFIRM + 1)
-    sums = [
-        [sum(side) for side in zip(*(score(x, i) for i in draws), strict=True)] for x in (best, own)
-    ]
-    return all(a <= b for a, b in zip(*sums, strict=True))
+    better = torch.tensor([noise(own, draw) - noise(best, draw) for draw in draws])
+    return is_above_chance(better) and not is_above_chance(values(best) - values(own))
 
 
-def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Score:
-    """(steps, levels, draw) -> energy distances of `count` samples to as many validation rows."""
+def is_above_chance(changes: Tensor) -> bool:
+    """Whether their mean is above 0 by more than its standard errors that are no news."""
+    error = changes.std() / math.sqrt(len(changes))
+    return bool(changes.mean() > CHANCE * error)
+
+
+def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> tuple[Noise, Values]:
+    """What `count` samples are compared with as many validation rows by.
+
+    The values' numbers are the energy distance of each draw; of data given features they are the
+    energy score of each row, since a law may be right on the whole and wrong given a condition.
+    """
     order = permutation(0, "level choice", 0, len(dataset.validation))[:count]
     rows = dataset.validation.rows(order)
     noise_of = noise_in(generator, rows, seed)
-    goals = (noise_of(rows.x0), rows.x0)
-    spreads = tuple(map(spread, goals))
+    usual = noise_of(rows.x0)
+    spreads = spread(usual), spread(rows.x0)
     cond: Cond = dataset.user_cond(rows.cond)
 
-    def score(steps: int, levels: Levels, draw: int) -> Scores:
+    def samples(steps: int, levels: Levels, draw: int) -> Tensor:
         one = generator.with_later_sigmas(levels or None)
-        noise = block_seed(seed, "level choice", draw)
-        x = one.sample(count, steps=steps, seed=noise, cond=cond)
-        x0 = apply_mask(dataset.units.to_model(x), rows.cond)
-        if not bool(torch.isfinite(x0).all()):
-            return math.inf, math.inf
-        first, second = map(energy, (noise_of(x0), x0), goals, spreads)
-        return first, second
+        x = one.sample(count, steps=steps, seed=block_seed(seed, "level choice", draw), cond=cond)
+        return apply_mask(dataset.units.to_model(x), rows.cond)
 
-    return score
+    def noise(steps: int, levels: Levels, draw: int) -> float:
+        x0 = samples(steps, levels, draw)
+        is_finite = bool(torch.isfinite(x0).all())
+        return energy(noise_of(x0), usual, spreads[0]) if is_finite else math.inf
+
+    def values(steps: int, levels: Levels) -> Tensor:
+        draws = [samples(steps, levels, draw) for draw in range(1, CONFIRM + 1)]
+        if parts_of(rows.cond).features is not None:
+            return energy_score_of(torch.stack(draws, 1).double(), rows.x0.double())
+        return torch.tensor([energy(x0, rows.x0, spreads[1]) for x0 in draws])
+
+    return noise, values
 
 
 def noise_in(generator: Generator, rows: Arrays, seed: int) -> Callable[[Tensor], Tensor]:
