@@ -34,7 +34,7 @@ from tests.planted.flow_maps import end_backwards, falling
 
 ROWS = 2000
 SECONDS = 120.0
-ITERATIONS = {"gaussian": 600, "ring8": 3000}  # by law
+ITERATIONS = {"gaussian": 400, "ring8": 1500}  # by law
 SIGMA_DATA = 0.5
 OF_LAW = {"imm", "vct"}  # what they learn is the law at the end
 MAPS = (

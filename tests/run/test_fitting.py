@@ -75,7 +75,7 @@ def test_long_axes_enter_in_larger_patches(shape, patch):
     assert prepare(fs.recipes.auto(), data).run.network_options["patch"] == patch
 
 
-@pytest.mark.parametrize(("rows", "iterations"), [(100, 1000), (700, 3500), (9000, 8000)])
+@pytest.mark.parametrize(("rows", "iterations"), [(100, 1000), (700, 3500), (9000, 16_000)])
 def test_few_rows_are_learned_for_fewer_iterations(rows, iterations):
     data = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
     assert prepare(fs.recipes.auto(), data).run.iterations == iterations

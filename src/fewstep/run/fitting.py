@@ -62,7 +62,7 @@ def patch_of(length: int, most: int) -> int:
 # The plain norm, c = 0, has the median for its best guess, by which the frequent category of a
 # table wins; one of about the data's size has the mean.
 SETTINGS = {
-    TABLE: Settings("mlp", _mlp, 512, 8000, 2e-3, {"stages": 6}),
+    TABLE: Settings("mlp", _mlp, 512, 16_000, 2e-3, {"stages": 5}),
     CATEGORIES: Settings("mlp", _mlp, 512, 3000, 2e-3, {"stages": 8, "c": 0.3}),
     SERIES: Settings("unet", _unet, 128, 2500, 1e-3, {"stages": 4}),
     SET: Settings("set_transformer", _set_transformer, 128, 2500, 2e-3, {"stages": 6}),
