@@ -8,7 +8,12 @@ from fewstep.run.config import Run, with_values
 # Chosen on the validation split among 15 settings (docs/log.md): more than 5 stages leave noise in
 # the second step.
 _ECT: Options = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
+# The papers' laws hardly draw times near 1, where one step starts; this is as wide as ECT's.
+_WIDE: Options = {"p_std": 1.8}
+_MAPS = ("meanflow", "imf", "soflow", "alphaflow", "psd", "lsd", "esd", "lmd", "emd", "ayf")
 _OPTIONS: dict[str, Options] = {
+    **dict.fromkeys(_MAPS, _WIDE),
+    "shortcut": {**_WIDE, "mu": 0.99},  # the paper's .999 lags in so short a run
     "ect": _ECT,
     "ict": {"s1": 160},
     "ct": {"s1": 20},
@@ -40,14 +45,11 @@ _FIELDS: dict[str, Options] = {
     "direct_cm": {"iterations": 1000},
     "tcm": {"iterations": 5000, "split": 0.7, "lr_clock": "stage", "stage_lr": 0.2},
 }
-# Methods that can learn from a teacher, which here is the exact denoiser, and their options for it.
-_WITH_TEACHER: dict[str, Options] = {
-    "cd": {},
+# Methods that can learn from a teacher, of these data an exact law, and their options for it.
+WITH_TEACHER: dict[str, Options] = {
     "mcm": {"pairs": "addim"},
-    "pd": {},
-    "tract": {},
-    "direct_cm": {},
-    "scd": {},
+    **{name: {} for name in ("cd", "pd", "tract", "direct_cm", "scd")},
+    **{name: {} for name in ("lmd", "emd", "ayf", "ctm", "cmt", "pcm", "tbcm")},
 }
 
 
@@ -64,11 +66,12 @@ def _digits(recipe: str, method: str, network: str, network_options: Options, **
     )
 
 
-def teacher_fields(run: Run, teacher: str, methods: dict[str, Options]) -> Options:
+def teacher_fields(run: Run, teacher: str) -> Options:
     """The fields by which a method of the table learns from the teacher; none for other methods."""
-    if run.method not in methods:
+    if run.method not in WITH_TEACHER:
         return {}
-    return {"teacher": teacher, "method_options": {**run.method_options, **methods[run.method]}}
+    options = {**run.method_options, **WITH_TEACHER[run.method]}
+    return {"teacher": teacher, "method_options": options}
 
 
 def digits(*, method: str = "ect", **fields: Any) -> Run:
@@ -100,4 +103,4 @@ def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
         ours["method_options"] = {**run.method_options, "share_end": 0.0}
     if method == "tcm":
         ours = {**ours, "iterations": 3000}
-    return with_values(run, {**ours, **teacher_fields(run, law, _WITH_TEACHER), **fields})
+    return with_values(run, {**ours, **teacher_fields(run, law), **fields})

@@ -35,22 +35,6 @@ FIELDS: dict[str, Options] = {
     "pd": ROUNDS,
     "tract": ROUNDS,
 }
-# Methods that can learn from a teacher, which here is the exact law of ring8, and their options.
-_WITH_TEACHER: dict[str, Options] = {
-    "cd": {},
-    "mcm": {"pairs": "addim"},
-    "pd": {},
-    "tract": {},
-    "direct_cm": {},
-    "scd": {},
-    "lmd": {},
-    "emd": {},
-    "ayf": {},
-    "ctm": {},
-    "cmt": {},
-    "pcm": {},
-    "tbcm": {},
-}
 
 
 def toy(*, method: str = "ect", **fields: Any) -> Run:
@@ -66,5 +50,5 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         lr=2e-3,
         iterations=3000,
     )
-    teacher = teacher_fields(run, "exact:ring8", _WITH_TEACHER)
+    teacher = teacher_fields(run, "exact:ring8")
     return with_values(run, {**FIELDS.get(method, {}), **teacher, **fields})
