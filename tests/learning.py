@@ -42,7 +42,7 @@ MAPS = (
     *("lmd", "emd", "ayf", "ctm", "pcm", "cmt", "tbcm"),
 )
 # The highest right error, by law; wrong ones are above it.
-MAP_BARS, LAW_BARS = {"gaussian": 0.1, "ring8": 0.1}, {"gaussian": 0.01, "ring8": 0.02}
+MAP_BARS, LAW_BARS = {"gaussian": 0.1, "ring8": 0.14}, {"gaussian": 0.01, "ring8": 0.02}
 BARS = {**dict.fromkeys(MAPS, MAP_BARS), **dict.fromkeys(sorted(OF_LAW), LAW_BARS)}
 
 

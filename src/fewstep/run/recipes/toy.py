@@ -11,6 +11,9 @@ from fewstep.run.recipes.digits import ROUNDS, teacher_fields
 FLOW_MAPS: dict[str, Options] = {
     **{name: {"p": 0.0, "p_std": 2.0} for name in ("meanflow", "imf", "soflow", "alphaflow")},
     **{name: {"p_std": 2.0} for name in ("psd", "lsd", "esd", "lmd", "emd", "ayf")},
+    # The papers' averages of .999 lag in so short a run.
+    "shortcut": {"p_std": 2.0, "mu": 0.99},
+    "ctm": {"mu": 0.99},
 }
 _OPTIONS: dict[str, Options] = {
     **FLOW_MAPS,
