@@ -29,6 +29,7 @@ _OPTIONS: dict[str, Options] = {
     "vct": {
         "base": {"method": "ect", "stages": 6},
         "encoder_options": {"width": 32, "depth": 1},
+        "weight": 10.0,  # with 1 the encoder moves the noise off N(0, 1): docs/methods/vct.md
     },
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
