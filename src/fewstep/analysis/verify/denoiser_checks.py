@@ -22,6 +22,7 @@ from fewstep.core.guidance import guided
 from fewstep.core.times import Times
 
 DENOISER = Table("core.denoiser", 1e-12, "a denoiser made of another is not this")
+GUIDANCE = Table("core.guidance", 1e-12, "a guided denoiser is not this")
 PAIRS = Table("core.couplings", 1e-12, "the pairs are not what the coupling says")
 
 
@@ -52,7 +53,7 @@ def preconditioning() -> float:
     return apart(ours, torch.stack(rows)) if ours.dtype == x.dtype else math.inf
 
 
-@DENOISER(
+@GUIDANCE(
     "guidance: D_c + g (D_c - D_u), x_var unguided",
     "2403.06807, app. A",
     "Guided",
@@ -211,4 +212,4 @@ if find_spec("scipy"):  # the assignment needs it
         "ict ect gc tcm",
     )(cheapest_noise)
 
-CHECKS = [*DENOISER.rows, *PAIRS.rows]
+CHECKS = [*DENOISER.rows, *GUIDANCE.rows, *PAIRS.rows]
