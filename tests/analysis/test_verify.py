@@ -27,7 +27,10 @@ CHECKS = all_checks()
 
 
 # The flow maps' runs are resumed by the same code: one with an average, terms and uniforms each.
-ALIKE = {"soflow", "alphaflow", "psd", "lsd", "esd", "lmd", "emd", "ayf", "pcm", "imm", "ctm"}
+ALIKE = {
+    *("soflow", "alphaflow", "psd", "lsd", "esd", "lmd", "emd", "ayf", "pcm", "imm", "ctm"),
+    *("imf", "tvm", "tbcm"),
+}
 
 
 def is_long(check: Check) -> bool:

@@ -110,7 +110,7 @@ def error(process: Process, solver: solvers.LinearMultistep, n: int) -> float:
 @pytest.mark.parametrize(
     "process",
     [
-        pytest.param(one, marks=long_if(name in ("linear", "trig")), id=name)
+        pytest.param(one, marks=long_if(name in ("linear", "trig", "cosine")), id=name)
         for name, one in PROCESSES.items()
     ],
 )

@@ -177,7 +177,10 @@ UNLIKE = {(run().network, run().method): name for name, run in reversed(PAPERS.i
 
 
 # Derivatives of U-Nets take long, and of a transformer's flow maps one is like the others.
-LONG = {"imagenet64-scd", "imagenet64-sct", "cifar10-scd", "imagenet256-imf", "cifar10-soflow"}
+LONG = {
+    *("imagenet64-scd", "imagenet64-sct", "cifar10-scd", "imagenet256-imf", "cifar10-soflow"),
+    *("cifar10-meanflow", "cifar10-cmt", "imagenet64-cd", "imagenet64-ct"),
+}
 
 
 @pytest.mark.parametrize(

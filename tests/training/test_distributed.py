@@ -513,7 +513,7 @@ def test_a_lost_rank_ends_the_others_in_15_seconds_naming_it(tmp_path, victim, h
     assert RunFolder(tmp_path / "run").newest().state["step"] >= 20
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_rank_that_fails_ends_the_others_with_its_cause(tmp_path, victim):
     """Also rank 0, in whose process the others read it."""
 
