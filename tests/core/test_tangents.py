@@ -369,3 +369,20 @@ def test_differences_without_digits_do_not_refuse_a_jvp():
     )
     wrong = derivatives.choose(line(lambda x, t: x * x.detach()), dtypes)
     assert wrong[0] == "difference"
+
+
+def test_a_jvp_that_is_wrong_by_a_few_thousandths_is_not_taken():
+    """In float32 too, where the differences have to be good enough to see it."""
+
+    def line(f):
+        x = torch.linspace(0.1, 1, 8)[:, None]
+        t = torch.ones(8)
+        return lambda dtype: (f, x, t, torch.ones_like(x), t)
+
+    def shape(x, t):
+        return (4 * x).sin()
+
+    dtypes = (torch.float32,)
+    assert derivatives.choose(line(shape), dtypes)[0] == "jvp"
+    wrong = derivatives.choose(line(lambda x, t: shape(0.997 * x + 0.003 * x.detach(), t)), dtypes)
+    assert wrong[0] == "difference"

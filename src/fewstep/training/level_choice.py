@@ -49,7 +49,7 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
     They have the lowest energy distance of samples to validation rows by what the student takes for
     noise in them (`noise_in`), the same noise for all. The method's own levels are the first that
     are tried; they stay where there is nothing to choose by, and where with other noise those found
-    do worse by that distance or, beyond chance, by the values themselves.
+    are no better by that distance beyond chance, or are worse by the values themselves.
     """
     run, dataset = prepared.run, prepared.dataset
     by = sampling.sampler(prepared.method.sampler)
