@@ -1,8 +1,10 @@
 """A training step of the digits recipe over its floor: the network's own passes and fused Adam.
 
-The floor is what no trainer of this method can avoid: the target's passes without gradient, jvps,
-the student's passes, their backward, and the optimizer's update. Of flow maps only rows off the
-diagonal need a target or a derivative. Both are timed in turn, in one run.
+The floor is what no trainer of this method can avoid: the target's passes without gradient, both
+sides of a derivative as one batch, the student's passes, their backward, and the optimizer's
+update, under the same dropout. Of flow maps only rows off the diagonal need a target or a
+derivative. Both are timed in turn, in one run, and beside them a step of flow matching: the same
+batch, all on the diagonal.
 """
 
 from __future__ import annotations
@@ -11,20 +13,21 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
-import fewstep as fs
 from fewstep.base.conditions import pick
-from fewstep.core import denoiser, derivatives
-from fewstep.run.build import build_method, with_defaults
-from fewstep.run.facts import Facts
-from fewstep.run.prepare import Prepared
+from fewstep.core.method import Passes, dropout
+from fewstep.data.dataset import Arrays
+from fewstep.run.build import with_defaults
+from fewstep.run.prepare import prepare
 from fewstep.run.recipes import RECIPES
 from fewstep.run.stages import Stage
-from fewstep.training.batches import draw_batch
-from fewstep.training.state import new_state
+from fewstep.training.batches import Batch, draw_batch
+from fewstep.training.preflight import choose_by_trial
+from fewstep.training.state import State, new_state
 from fewstep.training.step import train_step
 
 ROWS = (
@@ -40,22 +43,22 @@ ROWS = (
 )
 
 
-class Passes(NamedTuple):
+class Asked(NamedTuple):
     """Beside the student's pass of all rows: what rows off the diagonal take."""
 
     plain: int = 0  # passes without gradient
-    jvps: int = 0
+    derivatives: int = 0  # each both sides of a difference, as one batch
     learning: int = 0  # passes with gradient
     all_learning: int = 0  # of all rows
 
 
 FLOW_MAPS = {
-    "meanflow": Passes(jvps=1),
-    "imf": Passes(plain=1, jvps=1, all_learning=1),
-    "soflow": Passes(plain=1),
-    "shortcut": Passes(plain=2),
-    "psd": Passes(plain=2),
-    "lsd": Passes(plain=2, learning=1),
+    "meanflow": Asked(derivatives=1),
+    "imf": Asked(plain=1, derivatives=1, all_learning=1),
+    "soflow": Asked(plain=1),
+    "shortcut": Asked(plain=2),
+    "psd": Asked(plain=2),
+    "lsd": Asked(plain=2, learning=1),
 }
 
 
@@ -65,49 +68,71 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
-    """Median seconds of a step and of its floor, and the median ratio of neighbours."""
-    dataset = fs.data.load("digits")
-    facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = with_defaults(RECIPES[recipe](method=method, iterations=10 * steps))
-    parts = build_method(run, facts)
-    stage = Stage(run, parts)
-    state, bare = (new_state(Prepared(run, facts, parts)) for _ in range(2))
-    batch = draw_batch(stage, dataset.train, 0)
+class Result(NamedTuple):
+    """Medians of seconds, and of ratios of neighbours."""
 
-    def step() -> None:
-        train_step(stage, state, draw_batch(stage, dataset.train, state.step))
+    step: float
+    floor: float
+    over_floor: float
+    over_flow_matching: float
 
+
+def trainer(recipe: str, method: str, iterations: int, **options: Any) -> Trainer:
+    """A run before its first step, with the derivative that its trial chose."""
+    base = RECIPES[recipe](method=method, iterations=iterations)
+    more = {**base.method_options, **options}
+    prepared = prepare(with_defaults(replace(base, method_options=more)))
+    state = new_state(prepared)
+    prepared, _ = choose_by_trial(prepared, state)
+    return Trainer(Stage(prepared.run, prepared.method), state, prepared.arrays)
+
+
+class Trainer(NamedTuple):
+    stage: Stage
+    state: State
+    data: Arrays
+
+    def batch(self) -> Batch:
+        return draw_batch(self.stage, self.data, self.state.step)
+
+    def step(self) -> None:
+        train_step(self.stage, self.state, self.batch())
+
+
+def compare(recipe: str, method: str, steps: int) -> Result:
+    """A method's step, its floor and a step of flow matching, in turn."""
+    own, other = (trainer(recipe, method, 10 * steps) for _ in range(2))
+    matching = trainer(recipe, "meanflow", 10 * steps, diagonal=1.0)
+    batch, bare = own.batch(), other.state
     times, every = batch.times, torch.arange(len(batch.x0))
     far = every if times.to is None else (times.to < times.t).nonzero().flatten()
-    need = FLOW_MAPS.get(method, Passes(plain=int(parts.target is not None)))
+    need = FLOW_MAPS.get(method, Asked(plain=int(own.stage.method.target is not None)))
     learning = torch.cat([every, *[far] * need.learning, *[every] * need.all_learning])
 
-    def ask(rows: torch.Tensor) -> torch.Tensor:
+    def ask_rows(run: Passes, rows: torch.Tensor) -> torch.Tensor:
+        to = None if times.to is None else times.to[rows]
         x, t, cond = batch.x0[rows], times.t[rows], pick(batch.cond, rows)
-        return denoiser.ask(bare.student, x, t, cond, None if times.to is None else times.to[rows])
-
-    def derive(rows: torch.Tensor) -> None:
-        x, t, cond = batch.x0[rows], times.t[rows], pick(batch.cond, rows)
-        to = times.a[rows]
-        along = lambda x, t: bare.student(x, t, cond, to=to)  # noqa: E731
-        derivatives.jvp(along, x, t, torch.ones_like(x), torch.ones_like(t))
+        return run.at(rows)(bare.student, x, t, cond, to)
 
     def floor() -> None:
+        run = dropout(bare.student, len(every), batch.seeds, batch.x0.device)
         with torch.no_grad():
             for _ in range(need.plain):
-                ask(far)
-            for _ in range(need.jvps):
-                derive(far)
+                ask_rows(run, far)
+            for _ in range(need.derivatives):
+                ask_rows(run, torch.cat([far, far]))
         bare.optimizer.zero_grad(set_to_none=True)
-        ask(learning).sum().backward()
+        ask_rows(run, learning).sum().backward()
         bare.optimizer.step()
 
-    pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]
-    return (
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        statistics.median(a / b for a, b in pairs),
+    rounds = [(seconds(own.step), seconds(floor), seconds(matching.step)) for _ in range(steps)][
+        steps // 10 :
+    ]
+    return Result(
+        statistics.median(step for step, _, _ in rounds),
+        statistics.median(floor for _, floor, _ in rounds),
+        statistics.median(step / floor for step, floor, _ in rounds),
+        statistics.median(step / other for step, _, other in rounds),
     )
 
 
@@ -115,13 +140,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     torch.set_num_threads(1)
-    steps = parser.parse_args().steps
+    parser.add_argument("--recipe", help="rows of this one alone")
+    args = parser.parse_args()
     for recipe, method, share in ROWS:
-        step, floor, ratio = compare(recipe, method, max(steps // share, 20))
-        print(
-            f"{recipe:<12} {method:<10} step {step * 1e3:.2f} ms, floor {floor * 1e3:.2f} ms, ratio"
-            f" {ratio:.3f}"
-        )
+        if args.recipe in (None, recipe):
+            result = compare(recipe, method, max(args.steps // share, 20))
+            print(
+                f"{recipe:<12} {method:<10} step {result.step * 1e3:.2f} ms, floor"
+                f" {result.floor * 1e3:.2f} ms, ratio {result.over_floor:.3f}, of flow matching"
+                f" {result.over_flow_matching:.3f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

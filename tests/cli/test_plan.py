@@ -26,8 +26,8 @@ PASSES = {
     "tcm": (1, 1, 0, 0),
     "cd": (1, 1, 0, 2),  # Heun's method asks twice
     "mcm": (1, 1, 0, 1),
-    "sct": (1, 0, 1, 0),
-    "scd": (1, 0, 1, 1),
+    "sct": (1, 2, 0, 0),
+    "scd": (1, 2, 0, 1),
     "pd": (1, 2, 0, 0),
 }
 
@@ -43,6 +43,11 @@ def test_passes_are_those_of_the_method(method):
     prepared = prepare(run_of(method))
     ours, theirs = passes_of(prepared, prepared.method)
     assert (ours.learn, ours.look, ours.tangent, theirs.look) == PASSES[method]
+
+
+def test_a_run_of_low_precision_is_counted_with_a_jvp():
+    prepared = prepare(run_of("sct", precision="bf16"))
+    assert passes_of(prepared, prepared.method)[0] == budget.Passes(1, 0, 1)
 
 
 def test_an_mlp_is_counted_as_its_matrices():

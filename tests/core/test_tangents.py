@@ -15,7 +15,8 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.core import derivatives
-from fewstep.core.denoiser import Preconditioned, ask
+from fewstep.core.denoiser import Preconditioned
+from fewstep.core.method import dropout
 from fewstep.core.scalings import Edm, Trig
 from fewstep.core.tangents import Tangent
 from tests.support.toys import Gaussian, small_student, tiny_run
@@ -46,7 +47,8 @@ def bare(**options) -> fs.Method:
 def tangent(method: fs.Method, models: fs.Models, times: fs.Times) -> tuple[Tensor, Tensor, Tensor]:
     """g, read off the goal as what it adds to F, with the x_t and v that it is at."""
     x_t, v = method.coupling(models, method.process, *draws(len(times.t)), times, None)
-    goal = method.goal(models, x_t, v, times, None, ask)
+    run = dropout(models.student, len(x_t), None, x_t.device)
+    goal = method.goal(models, x_t, v, times, None, run)
     own = method.space(TRIG, x_t, models.student(x_t, times.t), times)
     return method.space(TRIG, x_t, goal, times) - own, x_t, v
 
@@ -163,6 +165,41 @@ def test_every_pass_drops_what_the_students_own_drops(derivative):
     assert (one - other).abs().max() > 1e-3
 
 
+class Dropping(nn.Module):
+    """A network with torch's dropout, whose masks are the next numbers of the global stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.dropout = fs.networks.mlp((3,), width=16, depth=1), nn.Dropout(0.5)
+
+    def forward(self, x, noise_label, cond=None):
+        return self.dropout(x) + self.inner(x, noise_label, cond)
+
+
+def test_differences_drop_what_the_students_pass_drops_without_masks_too():
+    """Then the two sides are not one batch: its rows would not be dropped alike."""
+    method = fs.methods.sct(c=1e12, derivative="difference", balance="none", sigma_data=SD)
+    who = Preconditioned(Dropping().double(), Edm(sigma_data=SD), TRIG)
+    (x0, z), times = draws(), method.times.at(T, 0.5)
+    assert (method.loss(fs.Models(who), x0, z, times, seed=3) < 1e-20).all()
+    assert (who(x0, T) - who(x0, T)).abs().max() > 1e-3
+
+
+def test_differences_agree_with_jvps_next_to_pure_noise():
+    """Half of their points are beyond it, where alpha < 0 and the angle goes on."""
+    process, t = fs.process.linear(), torch.full((5,), 0.999, dtype=torch.float64)
+    who = Preconditioned(small_student((3,)).network, Trig(sigma_data=SD), process)
+    times, run = fs.Times(t, t, 0 * t, torch.ones(5)), dropout(who, 5, None, t.device)
+    x_t, v = process.mix(*draws(), t), process.rate(*draws(), t)
+    one, other = (
+        Tangent(0.0, norm="none", derivative=engine, step=5e-3).goal(
+            process, fs.Models(who), x_t, v, times, None, run
+        )
+        for engine in ("jvp", "difference")
+    )
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_the_velocity_of_a_pair_is_the_rate_of_its_mixture():
     x0, z = draws()
     for process in (TRIG, fs.process.linear(), fs.process.edm(), fs.process.cosine()):
@@ -261,7 +298,7 @@ def test_a_network_whose_jvp_is_missing_or_wrong_is_derived_by_differences(
     function, message, capsys, tmp_path
 ):
     """Also one that starts flat; the choice is logged, stored, and not made again when resumed."""
-    run = tiny_run(method="sct", network_options={})
+    run = tiny_run(method="sct", network_options={}, precision="bf16")
 
     def network(shape, classes=0):
         return Odd(shape, classes, function)
@@ -286,25 +323,28 @@ def test_a_network_that_knows_float32_alone_is_tried_in_it(capsys):
     result = fs.train(
         run, None, lambda shape, classes=0: Single(shape, classes, None), device="cpu"
     )
-    assert result.run.method_options["derivative"] == "jvp"
+    assert result.run.method_options["derivative"] == "difference"
     assert "on 4 rows in float32" in capsys.readouterr().err
 
 
-def test_the_trial_prefers_jvp_and_its_choice_is_the_runs(capsys, tmp_path):
-    run = tiny_run(method="sct")
+@pytest.mark.parametrize(("precision", "engine"), [("fp32", "difference"), ("bf16", "jvp")])
+def test_the_trial_prefers_differences_in_full_precision_and_its_choice_is_the_runs(
+    precision, engine, capsys, tmp_path
+):
+    run = tiny_run(method="sct", precision=precision)
     whole = fs.train(run, out=tmp_path / "auto", device="cpu")
-    assert "derivative: jvp, " in capsys.readouterr().err
+    assert f"derivative: {engine}, " in capsys.readouterr().err
     fields = json.loads((tmp_path / "auto" / "run.json").read_text())
-    assert fields["method_options"]["derivative"] == "jvp"
-    by_jvp = replace(run, method_options={"derivative": "jvp"})
-    same = fs.train(by_jvp, progress=False, device="cpu")
+    assert fields["method_options"]["derivative"] == engine
+    asked = replace(run, method_options={"derivative": engine})
+    same = fs.train(asked, progress=False, device="cpu")
     # The trial draws nothing that training does.
     assert same.fingerprint == whole.fingerprint
 
 
 def test_a_resumed_run_keeps_what_was_decided_inside_a_base_too(tmp_path):
     """`auto` goes on with the engine that the run has, whatever a trial would say now."""
-    decision = {"base": {"method": "sct", "derivative": "difference"}, "share": 0.5}
+    decision = {"base": {"method": "sct", "derivative": "jvp"}, "share": 0.5}
     options = {"base": {"method": "sct"}, "share": 0.5}
     whole = fs.train(
         tiny_run(method="gc", method_options=decision), out=tmp_path, progress=False, device="cpu"
@@ -313,9 +353,9 @@ def test_a_resumed_run_keeps_what_was_decided_inside_a_base_too(tmp_path):
     again = tiny_run(method="gc", method_options=options)
     after = fs.train(again, out=tmp_path, resume=True, progress=False, device="cpu")
     assert after.fingerprint == whole.fingerprint
-    assert after.run.method_options["base"]["derivative"] == "difference"
+    assert after.run.method_options["base"]["derivative"] == "jvp"
     fresh = fs.train(again, progress=False, device="cpu")
-    assert fresh.run.method_options["base"]["derivative"] == "jvp"
+    assert fresh.run.method_options["base"]["derivative"] == "difference"
 
 
 def test_differences_are_taken_outside_of_low_precision_and_jvps_inside():

@@ -34,15 +34,21 @@ def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor,
 
 
 def difference(
-    f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float
+    f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float, at_once: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """f(x, t) and its derivative along (dx, dt) as (f(+ step) - f(- step)) / (2 step).
+    """f(x, t) and its derivative along (dx, dt) as (f(+ step) +- f(- step)) over 2 and 2 step.
 
-    Its error is O(step^2). Without autocast: differences of bfloat16 numbers have no digits left.
+    The errors of both are O(step^2). Without autocast: differences of bfloat16 numbers have no
+    digits left.
+    at_once: f takes both sides as one batch, one after the other.
     """
+    sides = [(x + h * dx, t + h * dt) for h in (step, -step)]
     with passes_in(None):
-        below, above = (f(x + h * dx, t + h * dt) for h in (-step, step))
-        return f(x, t), (above - below) / (2 * step)
+        if at_once:
+            above, below = f(*map(torch.cat, zip(*sides, strict=True))).chunk(2)
+        else:
+            above, below = (f(*side) for side in sides)
+    return (above + below) / 2, (above - below) / (2 * step)
 
 
 def extrapolate(line: Line, step: float) -> Tensor:
@@ -96,12 +102,15 @@ def describe(error: Exception) -> str:
 
 
 def choose(
-    line: Callable[[torch.dtype], Line], dtypes: Sequence[torch.dtype]
+    line: Callable[[torch.dtype], Line],
+    dtypes: Sequence[torch.dtype],
+    prefer: Engine = "jvp",
 ) -> tuple[Engine, str] | None:
-    """The engine for a line and why: jvp where it runs and agrees with differences, or differences.
+    """The engine for a line and why: the preferred one where it is right, else the other.
 
     line: the same problem in each of the dtypes, the best one first; a network may take only its
-    own, the last. Where differences of several steps do not agree with each other, as in a network
+    own, the last, in which differences would be taken. Right is what is within AGREE of
+    extrapolated differences. Where these do not agree with each other in any steps, as in a network
     of bfloat16, they say nothing of a jvp, which is taken. None where not even differences can be
     taken: the first step will show why.
     """
@@ -118,6 +127,10 @@ def choose(
     else:
         return None
     where = f"on {len(problem[1])} rows in {str(dtype).removeprefix('torch.')}"
+    own = relative(difference(*line(dtypes[-1]), step_of(dtypes[-1]))[1], truths[0])
+    used = f"derivative: difference, of error {own:.1e} {where}"
+    if prefer == "difference" and own <= AGREE:
+        return "difference", used
     try:
         error = min(relative(jvp(*problem)[1], truth) for truth in truths)
         if error <= AGREE:
@@ -128,6 +141,4 @@ def choose(
         why = f"jvp is {error:.1e} from finite differences {where}"
     except Exception as failure:
         why = f"jvp fails with {describe(failure)}"
-    own = difference(*line(dtypes[-1]), step_of(dtypes[-1]))[1]
-    error = relative(own, truths[0])
-    return "difference", f"derivative: difference, of error {error:.1e} {where}, since {why}"
+    return "difference", f"{used}, since {why}"

@@ -58,8 +58,13 @@ class Passes:
         with still, stream:
             return ask(denoiser, x, t, cond, to, **options)
 
+    @property
+    def is_by_row(self) -> bool:
+        """Whether any rows get the dropout of the batch: by masks, or since nothing is dropped."""
+        return self.masks is not None or self.seed is None or self.few
+
     def at(self, index: Tensor) -> Passes:
-        """The passes of some of the rows."""
+        """The passes of some of the rows, of each as often as it is named."""
         masks = None if self.masks is None else self.masks.at(index)
         return replace(self, masks=masks, few=True)
 

@@ -98,7 +98,7 @@ class Trig:
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         c = Edm(sigma_data=self.sigma_data)(process, t)
-        return c._replace(noise=(level(process, t) / self.sigma_data).atan())
+        return c._replace(noise=angle(process, t, self.sigma_data))
 
 
 def trigflow(label: str, sigma_data: float) -> Scaling:

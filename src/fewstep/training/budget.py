@@ -37,6 +37,7 @@ from fewstep.run.machines import KINDS, REACHED
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch, to_device
+from fewstep.training.preflight import trial
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
@@ -91,6 +92,8 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     shape = prepared.facts.shape
     beside: dict[str, Any] = {name: make(shape) for name, make in method.beside.items()}
     models = Models(student=own, ema=own, teacher=teacher, frozen=own, **beside)
+    if tried := trial(prepared.run, method, models, batch):
+        method = replace(method, target=tried[0])
     method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
     rows = len(batch.x0)
     ours, theirs = (

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fewstep.base.errors import FewstepError, UserError
 from fewstep.core import abilities
-from fewstep.core.denoiser import passes_in, quiet
+from fewstep.core.denoiser import Models, passes_in, quiet
 from fewstep.core.method import Method
+from fewstep.core.targets import Probe
+from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared, fill_auto
 from fewstep.run.stages import Stage
 from fewstep.training.batches import Batch, cut, draw_batch, sharing, to_device
@@ -27,22 +29,28 @@ def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
     A run that goes on has its choices already. "" where nothing was chosen.
     """
     method = prepared.method
-    probe = abilities.probe(method.target)
-    if probe is None or prepared.checkpoint is not None:
+    if prepared.checkpoint is not None:
         return prepared, ""
-    models = state.models()
-    batch = cut(_first_batch(prepared, method), slice(0, ROWS), slice(0, 1))
-    times, cond = batch.times, method.tell(batch.times, batch.cond)
-    with torch.no_grad(), quiet(models.student):
-        x_t = method.process.mix(batch.x0, batch.z, times.t)
-        v = method.process.rate(batch.x0, batch.z, times.t)
-        result = probe(method.process, models, x_t, v, times, cond)
+    result = trial(prepared.run, method, state.models(), _first_batch(prepared, method))
     if result is None:
         return prepared, ""
     target, choices, reason = result
     options = fill_auto(prepared.run.method_options, choices)
     run = replace(prepared.run, method_options=options)
     return replace(prepared, run=run, method=replace(method, target=target)), reason
+
+
+def trial(run: Run, method: Method, models: Models, batch: Batch) -> Probe:
+    """What the `probe` of the method's target says of a few rows; None without one."""
+    probe = abilities.probe(method.target)
+    if probe is None:
+        return None
+    batch = cut(batch, slice(0, ROWS), slice(0, 1))
+    times, cond = batch.times, method.tell(batch.times, batch.cond)
+    with torch.no_grad(), quiet(models.student):
+        x_t = method.process.mix(batch.x0, batch.z, times.t)
+        v = method.process.rate(batch.x0, batch.z, times.t)
+        return probe(method.process, models, x_t, v, times, cond, PASSES[run.precision] is None)
 
 
 def _first_batch(prepared: Prepared, method: Method) -> Batch:
