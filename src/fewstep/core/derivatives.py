@@ -128,9 +128,9 @@ def choose(
         return None
     where = f"on {len(problem[1])} rows in {str(dtype).removeprefix('torch.')}"
     own = relative(difference(*line(dtypes[-1]), step_of(dtypes[-1]))[1], truths[0])
-    used = f"derivative: difference, of error {own:.1e} {where}"
+    by_difference = f"derivative: difference, of error {own:.1e} {where}"
     if prefer == "difference" and own <= AGREE:
-        return "difference", used
+        return "difference", by_difference
     try:
         error = min(relative(jvp(*problem)[1], truth) for truth in truths)
         if error <= AGREE:
@@ -141,4 +141,4 @@ def choose(
         why = f"jvp is {error:.1e} from finite differences {where}"
     except Exception as failure:
         why = f"jvp fails with {describe(failure)}"
-    return "difference", f"{used}, since {why}"
+    return "difference", f"{by_difference}, since {why}"

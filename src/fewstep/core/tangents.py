@@ -25,6 +25,7 @@ from fewstep.core.times import Times
 from fewstep.core.weights import Weight
 
 LOWEST = 1e-3  # noise level where the velocity at the data's end is asked for
+ROUNDING = 1e-12  # of rates in float64
 
 Pass = Any  # a `method.Passes`, which knows this module
 
@@ -68,7 +69,7 @@ class Frame(NamedTuple):
     """P and Q of D = P x_t - Q u, and their rates in t, `[B]`.
 
     P = sigma' / W, Q = sigma / W, W = alpha sigma' - alpha' sigma. The second rate is P - dQ/dt,
-    which is 0 where W does not change: on edm, linear and trig.
+    which is 0 where W does not change: on edm, linear, trig and cosine.
     """
 
     p: Tensor
@@ -80,17 +81,21 @@ class Frame(NamedTuple):
 def frame(process: Process, t: Tensor) -> Frame:
     """The frame at the times `[B]`, by differentiation of the schedule in float64."""
     schedule = process.schedule
-
-    def both(t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        rate = schedule.sigma_rate(t)
+    with torch.enable_grad():
+        t = t.detach().requires_grad_()
+        alpha, sigma, rate = schedule.alpha(t), schedule.sigma(t), schedule.sigma_rate(t)
         turn = alpha * rate - schedule.alpha_rate(t) * sigma
-        return rate / turn, sigma / turn
+        p, q = rate / turn, sigma / turn
+        # Backwards, since forward mode costs ten times as much and loads a compiler.
+        p_rate, q_rate = (_slope(part, t) for part in (p, q))
+    return Frame(p.detach(), q.detach(), p_rate, p.detach() - q_rate)
 
-    t = t.contiguous()  # jvp takes no expanded times
-    result: Any = torch.func.jvp(both, (t,), (torch.ones_like(t),))
-    (p, q), (p_rate, q_rate) = result
-    return Frame(p, q, p_rate, p - q_rate)
+
+def _slope(part: Tensor, t: Tensor) -> Tensor:
+    """The rates of numbers that each depend on their own time, or on none."""
+    if not part.requires_grad:
+        return torch.zeros_like(t)
+    return torch.autograd.grad(part.sum(), t, retain_graph=True)[0]
 
 
 def _check(engine: str, step: float | None) -> None:
@@ -163,7 +168,7 @@ class Tangent:
             u, du = derivatives.jvp(*line)
         ramp = min(1.0, times.progress / self.warmup) if self.warmup else 1.0
         flat = expand(-make * scale * p_rate, x_t) * x_t + expand(make, x_t) * du
-        if bool(bend.any()):  # not on edm, linear and trig
+        if bool((bend.abs() > ROUNDING).any()):  # not on edm, linear, trig and cosine
             flat = flat - expand(make * scale * bend, x_t) * u
         g = -expand(scale * (keep + make * p), x_t) * (u - v) - ramp * flat
         return expand(p, x_t) * x_t - expand(q, x_t) * (u + self.unit * self.normalise(g))

@@ -92,8 +92,8 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     shape = prepared.facts.shape
     beside: dict[str, Any] = {name: make(shape) for name, make in method.beside.items()}
     models = Models(student=own, ema=own, teacher=teacher, frozen=own, **beside)
-    if tried := trial(prepared.run, method, models, batch):
-        method = replace(method, target=tried[0])
+    if result := trial(prepared.run, method, models, batch):
+        method = replace(method, target=result[0])
     method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
     rows = len(batch.x0)
     ours, theirs = (
