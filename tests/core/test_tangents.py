@@ -342,6 +342,21 @@ def test_the_trial_prefers_differences_in_full_precision_and_its_choice_is_the_r
     assert same.fingerprint == whole.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("dtype", "engine"), [(torch.float32, "difference"), (torch.bfloat16, "jvp")]
+)
+def test_weights_of_low_precision_are_derived_by_jvp(dtype, engine):
+    """The trial's copy of them has more digits than they have."""
+    who, (x0, z) = student().to(dtype), (part.float() for part in draws())
+    times, sct = fs.Times(T, T, 0 * T, T), fs.methods.sct(sigma_data=SD)
+    with torch.no_grad():
+        choice = sct.target.probe(
+            TRIG, fs.Models(who), TRIG.mix(x0, z, T), TRIG.rate(x0, z, T), times, None
+        )
+    assert choice is not None
+    assert choice[1] == {"derivative": engine}
+
+
 def test_a_resumed_run_keeps_what_was_decided_inside_a_base_too(tmp_path):
     """`auto` goes on with the engine that the run has, whatever a trial would say now."""
     decision = {"base": {"method": "sct", "derivative": "jvp"}, "share": 0.5}

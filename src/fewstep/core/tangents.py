@@ -220,8 +220,8 @@ class Tangent:
         """The tangent with the engine for this student, and one line on why.
 
         Differences, two passes as one batch, take a third of a jvp's time on a U-Net. They are
-        preferred where they are right and the run `is_full` in its precision: in a run of low
-        precision they would be in float32 all the same.
+        preferred where they are right, the weights are float32 and the run `is_full` in its
+        precision: in a run of low precision they would be in float32 all the same.
         None where it takes differences anyway. Raises UserError for a jvp that was asked for and is
         wrong.
         """
@@ -234,7 +234,9 @@ class Tangent:
             return self._line(process, student, x_t.to(dtype), v.to(dtype), times, cond, ask, speed)
 
         best = torch.float64 if x_t.device.type != "mps" else x_t.dtype
-        prefer: Engine = "difference" if self.derivative == "auto" and is_full else "jvp"
+        coarsest = derivatives.step_of(*derivatives.precision(models.student, x_t))
+        has_digits = is_full and coarsest <= derivatives.step_of(torch.float32)
+        prefer: Engine = "difference" if self.derivative == "auto" and has_digits else "jvp"
         choice = derivatives.choose(line, (best, x_t.dtype), prefer)
         if choice is None:
             return None

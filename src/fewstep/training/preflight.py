@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fewstep.base.conditions import pick
 from fewstep.base.errors import FewstepError, UserError
 from fewstep.core import abilities
 from fewstep.core.denoiser import Models, passes_in, quiet
@@ -41,15 +42,21 @@ def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
 
 
 def trial(run: Run, method: Method, models: Models, batch: Batch) -> Probe:
-    """What the `probe` of the method's target says of a few rows; None without one."""
+    """What the `probe` of the method's target says of a few rows; None without one.
+
+    They are from the batch's least noise to its most, where derivatives are hardest.
+    """
     probe = abilities.probe(method.target)
     if probe is None:
         return None
-    batch = cut(batch, slice(0, ROWS), slice(0, 1))
-    times, cond = batch.times, method.tell(batch.times, batch.cond)
+    order = batch.times.t.argsort()
+    index = order[torch.linspace(0, len(order) - 1, ROWS).long()]
+    times, here = batch.times.at(index), index.to(batch.x0.device)
+    x0, z = batch.x0[here], batch.z[here]
+    cond = method.tell(times, pick(batch.cond, here))
     with torch.no_grad(), quiet(models.student):
-        x_t = method.process.mix(batch.x0, batch.z, times.t)
-        v = method.process.rate(batch.x0, batch.z, times.t)
+        x_t = method.process.mix(x0, z, times.t)
+        v = method.process.rate(x0, z, times.t)
         return probe(method.process, models, x_t, v, times, cond, PASSES[run.precision] is None)
 
 
