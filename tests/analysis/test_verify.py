@@ -48,14 +48,8 @@ def test_the_equation_holds(check):
     assert result.passed, f"error {result.error:.1e} > {result.tolerance:.1e}: {result.problem}"
 
 
-# Their rows depend on each other, by trajectory, group or another network's jump: their losses
-# are written out in tests/methods/test_trajectories.py.
-JOINT = {"ctm", "imm", "tbcm"}
-
-
 def test_every_method_is_checked_against_its_paper_and_as_a_whole():
-    assert {paper.method for paper in PAPERS} == set(fs.methods.__all__) - JOINT
-    assert set(TIMES) == set(fs.methods.__all__) - JOINT
+    assert {paper.method for paper in PAPERS} == set(TIMES) == set(fs.methods.__all__)
     assert set(METHODS) >= set(fs.methods.__all__)
     assert {name for name, _ in METHODS.values()} == set(fs.methods.__all__)
 

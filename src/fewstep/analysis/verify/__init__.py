@@ -1,8 +1,8 @@
 """Every method's equations as checks: `run(all_checks())`, `target.checks_of` for a user's method.
 
 A check has a name (the equation), a source, an error that it measures and a tolerance. The papers'
-losses are written out row by row in `paper_times`, `paper_losses` and `paper_flow_maps`, from their
-formulas and with nothing of the package.
+losses are written out in `paper_times`, `paper_losses`, `paper_tangents` and `paper_flow_maps`,
+row by row or for rows that belong together, from their formulas and with nothing of the package.
 """
 
 from fewstep.analysis.verify.check import Check, Outcome, run, select

@@ -1,17 +1,19 @@
 """The papers' losses of flow maps, written out as in `paper_losses`, on x_t = (1 - t) x0 + t z.
 
 There the velocity of a guess is u(x, t, a) = (x - D(x, t, to=a)) / t. Rows of the diagonal, to = t,
-are flow matching: u(x, t, t) is to be z - x0.
+are flow matching: u(x, t, t) is to be z - x0. CTM alone is on x_t = x0 + t z.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from fewstep.analysis.verify.paper_losses import Net, Nets, norm, of_paper
-from fewstep.analysis.verify.paper_times import Row
+from fewstep.analysis.verify.paper_losses import Net, Nets, heun_step, norm, of_paper
+from fewstep.analysis.verify.paper_times import SD, Row, direct_grid
 
 Velocity = Callable[[Tensor, float, float], Tensor]
 Pair = tuple[Tensor, Tensor]  # the student's velocity and its goal, which has no gradient
@@ -191,3 +193,73 @@ def ayf(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     own = u(x, t, a)
     g = v - own.detach() - min(1.0, row.progress / 0.05) * (t - a) * along(u, x, t, a, v)
     return (own - (own.detach() + g / (norm(g) + 0.1))).square().mean()
+
+
+@of_paper(
+    "ctm",
+    "||end X(t,a) - sg end X_ema(r,a)||^2 / D + denoising",
+    "2310.02279, eq. 6-7",
+    progress=(0.5,),
+    diffusion=0.7,
+)
+def ctm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """CTM, eq. 6-7: x_r by the teacher's Heun steps on 18 levels; the average carries both to 0.
+
+    X(t, a) = a/t x + (1 - a/t) D(x, t, a). Denoising is 0.7 of EDM's loss on the diagonal.
+    """
+    t, r, a = row[:3]
+    x_t = x0 + t * z
+
+    def jump(net: Net, x: Tensor, t: float) -> Tensor:
+        return a / t * x + (1 - a / t) * net(x, t, a)
+
+    def end(x: Tensor) -> Tensor:
+        return f.fixed_ema(x, a, 0.0) if a > 0 else x
+
+    grid = direct_grid(18)
+    x, now = x_t, t
+    for stop in grid[grid.index(t) + 1 : grid.index(r) + 1]:
+        # To the data Heun's step is Euler's, which is the guess itself.
+        x = heun_step(f.teacher, x, now, stop) if stop > 0 else f.teacher(x, now)
+        now = stop
+    goal = end(jump(f.ema, x, r) if r > a else x).detach()
+    weight = 0.7 * (t**2 + SD**2) / (t * SD) ** 2
+    denoising = weight * (f.student(x_t, t, t) - x0).square().mean()
+    return (end(jump(f.student, x_t, t)) - goal).square().mean() + denoising
+
+
+@of_paper(
+    "imm",
+    "w MMD^2 of X(t,a) and sg X(r,a), 4 rows each",
+    "2503.07565, eq. 12-13",
+    progress=(0.5,),
+    together=True,
+)
+def imm(f: Nets, x0: Tensor, z: Tensor, rows: list[Row]) -> Tensor:
+    """IMM, eq. 12: mean k(x,x') + mean k(y,y') - 2 mean k(x,y), k = exp(-||x - y|| / (c_out D)).
+
+    c_out is the factor of F in X(t, a), and a distance over it counts 1e-8 at least.
+    w = sigmoid(5 - l) / 2 (-l') alpha / (alpha^2 + sigma^2) with l = 2 ln((1 - t) / t).
+    """
+    t, r, a = rows[0][:3]
+    c_out = (t - a) * SD / math.sqrt(t**2 + (1 - t) ** 2 * SD**2)
+
+    def jump(x0: Tensor, z: Tensor, t: float) -> Tensor:
+        x = mix(x0, z, t)
+        return x - (t - a) * velocity(f.student)(x, t, a) if t > a else x
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        # The root has no gradient at 0.
+        apart = norm(x - y) if x is not y else x.new_zeros(())
+        return torch.exp(-(apart / c_out).clamp_min(1e-8) / x.numel())
+
+    def mean(xs: list[Tensor], ys: list[Tensor]) -> Tensor:
+        return torch.stack([kernel(x, y) for x in xs for y in ys]).mean()
+
+    xs = [jump(x, noise, t) for x, noise in zip(x0, z, strict=True)]
+    ys = [jump(x, noise, r).detach() for x, noise in zip(x0, z, strict=True)]
+    mmd = mean(xs, xs) + mean(ys, ys) - 2 * mean(xs, ys)
+    share = 1 / (1 + math.exp(2 * math.log((1 - t) / t) - 5))
+    fall = 2 / (t * (1 - t))
+    weight = share / 2 * fall * (1 - t) / ((1 - t) ** 2 + t**2)
+    return (weight * mmd).expand(len(rows))

@@ -1,5 +1,5 @@
 """The papers' losses of one sample, written out: `(nets, x0, z, row) -> loss` in torch's own
-operations alone.
+operations alone. Where rows belong together x0, z, rows and losses are those of a whole group.
 
 Networks are called as `net(x, t)` with one sample and a float, flow maps as `net(x, t, to)`; the
 papers' stop-gradient is `.detach()`. No process, coupling, solver, distance or weight of the
@@ -22,7 +22,10 @@ Net = Callable[..., Tensor]
 
 
 class Nets(NamedTuple):
-    """The networks as functions of one sample; balance is u(ln(t) / 4)."""
+    """The networks as functions of one sample; balance is u(ln(t) / 4).
+
+    fixed_ema: the average, whose weights get no gradient while its point does.
+    """
 
     student: Net
     ema: Net
@@ -30,10 +33,13 @@ class Nets(NamedTuple):
     frozen: Net
     balance: Callable[[float], Tensor]
     encoder: Callable[[Tensor], tuple[Tensor, Tensor]]
+    fixed_ema: Net
 
 
 Loss = Callable[[Nets, Tensor, Tensor, Row], Tensor]
-L = TypeVar("L", bound=Loss)
+# x0, z `[G, ...]` and the rows of a group -> their losses `[G]`
+GroupLoss = Callable[[Nets, Tensor, Tensor, list[Row]], Tensor]
+L = TypeVar("L", bound=Callable[..., Tensor])
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Paper:
     """A method with its options, and the formula of its loss from the paper."""
 
     method: str
-    formula: Loss
+    formula: GroupLoss
     loss: str  # the formula in words
     source: str
     progress: tuple[float, ...]
@@ -51,16 +57,31 @@ class Paper:
 PAPERS: list[Paper] = []
 
 
+def alone(formula: Loss) -> GroupLoss:
+    """The losses of rows that have nothing to do with each other."""
+    return lambda f, x0, z, rows: torch.stack(
+        [formula(f, *one) for one in zip(x0, z, rows, strict=True)]
+    )
+
+
 def of_paper(
-    method: str, loss: str, source: str, progress: tuple[float, ...] = (0.1, 0.7), **options: Any
+    method: str,
+    loss: str,
+    source: str,
+    progress: tuple[float, ...] = (0.1, 0.7),
+    *,
+    together: bool = False,
+    **options: Any,
 ) -> Callable[[L], L]:
     """Adds a row of PAPERS; the formula stands below. Its times are the method's in `paper_times`.
 
     loss: the formula in words. progress: where in a run it is compared.
+    together: the formula is of a group of rows, as many as the method joins, not of one.
     """
 
     def add(formula: L) -> L:
-        PAPERS.append(Paper(method, formula, loss, source, progress, options))
+        of_group = formula if together else alone(formula)
+        PAPERS.append(Paper(method, of_group, loss, source, progress, options))
         return formula
 
     return add
@@ -288,40 +309,3 @@ def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
             x = guess + there / here * (x - guess)
             here = there
     return (f.student(x_t, row.t) - x).square().mean()
-
-
-@of_paper(
-    "sct", "e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u", "2410.11081, alg. 1", progress=(0.01, 0.7)
-)
-def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distill: bool = False) -> Tensor:
-    """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, with g / (||g|| + 0.1) for g.
-
-    F = (cos t x_t - D) / (sd sin t); g = -cos^2 t (sd F - v) - w (cos t sin t x_t + sd dF), dF by
-    central differences along cos t sin t (v, 1); w rises from 0 to 1 over 2.5 % of the run.
-    """
-    t = row.t
-    cos = math.cos(t)
-    sin = math.sin(t)
-    x_t = cos * x0 + SD * sin * z
-
-    def output(x: Tensor, at: float) -> Tensor:
-        return (math.cos(at) * x - f.student(x, at)) / (SD * math.sin(at))
-
-    v = SD * cos * z - sin * x0
-    if distill:
-        v = (cos * x_t - f.teacher(x_t, t)).detach() / sin
-    step = 1e-5
-    above, below = (output(x_t + h * cos * sin * v, t + h * cos * sin) for h in (step, -step))
-    d_output = ((above - below) / (2 * step)).detach()
-    warm = min(1.0, row.progress / 0.025)
-    g = -(cos**2) * (SD * output(x_t, t).detach() - v) - warm * (cos * sin * x_t + SD * d_output)
-    g = g / (norm(g) + 0.1)
-    loss = (output(x_t, t) - (output(x_t, t) + g).detach()).square().mean()
-    u = f.balance(math.log(t) / 4)
-    return loss * torch.exp(-u) + u
-
-
-@of_paper("scd", "sCT's along the teacher's velocity", "2410.11081, alg. 1", progress=(0.01, 0.7))
-def scd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """sCD: the same along the velocity of the teacher."""
-    return scm(f, x0, z, row, distill=True)

@@ -28,6 +28,15 @@ class Row(NamedTuple):
 
 # u, progress, number of the row, of flow maps the other uniforms -> its times
 Rule = Callable[..., Row]
+# the uniforms of each row of a group, progress, number of the first row -> their times
+GroupRule = Callable[[list[list[float]], float, int], list[Row]]
+
+
+def alone(rule: Rule) -> GroupRule:
+    """The times of rows that have nothing to do with each other."""
+    return lambda group, progress, number: [
+        rule(u, progress, i, *others) for i, (u, *others) in enumerate(group, number)
+    ]
 
 
 def log_normal(
@@ -228,8 +237,31 @@ def ayf(u: float, progress: float, number: int, v: float) -> Row:
     return to_end(t, t, a)
 
 
-# method -> the rule of its times, and the rule in words
-TIMES: dict[str, tuple[Rule, str]] = {
+def ctm(u: float, progress: float, number: int, v: float, s: float) -> Row:
+    """CTM: t a level, a one below or 0, r one below t down to a; each uniform."""
+    grid = direct_grid(18)
+    i = math.floor(18 * u)
+    a = i + 1 + math.floor((18 - i) * v)
+    r = i + 1 + math.floor((a - i) * s)
+    return to_end(grid[i], grid[r], grid[a])
+
+
+def imm(group: list[list[float]], progress: float, number: int) -> list[Row]:
+    """IMM, alike in all rows: t in .006 .. .994, a below, t/(1-t) falls by 160/2^12 to r >= a."""
+    u, v = group[0]
+    t = 0.006 + 0.988 * u
+    level = max(0.0, t / (1 - t) - 160 / 2**12)
+    return [to_end(t, max(level / (1 + level), v * t), v * t)] * len(group)
+
+
+def tbcm(group: list[list[float]], progress: float, number: int) -> list[Row]:
+    """TBCM: sCM's, one time in each of as many parts of the law as there are rows, downwards."""
+    size = len(group)
+    return [scm((size - 1 - i + u) / size, progress, number) for i, (u,) in enumerate(group)]
+
+
+# method -> the rule of each row's times, and the rule in words
+BY_ROW: dict[str, tuple[Rule, str]] = {
     "diffusion": (diffusion, "ln t ~ N(-1.2, 1.2^2)"),
     "ct": (ct, "N(k) levels, i uniform"),
     "cd": (cd, "40 Karras levels, i uniform"),
@@ -261,4 +293,11 @@ TIMES: dict[str, tuple[Rule, str]] = {
     "lmd": (flow_map(0.25), "t, a logit-normal, 1/4 of the rows diagonal"),
     "emd": (flow_map(0.25), "t, a logit-normal, 1/4 of the rows diagonal"),
     "ayf": (ayf, "t, a logit-normal(-.8, 1)"),
+    "ctm": (ctm, "levels a <= r < t, uniform"),
+}
+# method -> the rule of a group's times, and the rule in words
+TIMES: dict[str, tuple[GroupRule, str]] = {
+    **{method: (alone(rule), words) for method, (rule, words) in BY_ROW.items()},
+    "imm": (imm, "t, a uniform, r a step of level below t, for 4 rows"),
+    "tbcm": (tbcm, "sCM's times, one of each stratum, falling"),
 }

@@ -1,14 +1,21 @@
-"""Every method against its paper: times, loss and gradient beside those written out row by row."""
+"""Every method against its paper: times, loss and gradient beside those written out by row.
+
+Rows that belong together, as many as the method's `group`, are written out together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify import paper_flow_maps  # noqa: F401 - adds its rows to PAPERS
+from fewstep.analysis.verify import (  # noqa: F401 - they add their rows to PAPERS
+    paper_flow_maps,
+    paper_tangents,
+)
 from fewstep.analysis.verify.builtin import build
 from fewstep.analysis.verify.check import Check, by_row, worst
 from fewstep.analysis.verify.fixtures import Analytic, Cast, cast, data
@@ -19,15 +26,20 @@ from fewstep.core.times import Times
 ROWS = 12
 
 
+def groups_of(paper: Paper, rows: int) -> list[slice]:
+    """The rows of a batch that belong together."""
+    size = build(paper.method, paper.options).group
+    return [slice(i, i + size) for i in range(0, rows, size)]
+
+
 def rows_of(paper: Paper, u: Tensor, progress: float) -> list[Row]:
-    """The paper's times of a batch, row by row."""
+    """The paper's times of a batch, group by group."""
     rule, _ = TIMES[paper.method]
-    rows = []
-    ends = build(paper.method, paper.options).ends
-    for number, (first, *others) in enumerate(u.tolist()):
-        row = rule(first, progress, number, *(others if ends else ()))
-        rows.append(row._replace(u=others[0], progress=progress))
-    return rows
+    given = u if build(paper.method, paper.options).ends else u[:, :1]
+    groups = groups_of(paper, len(u))
+    rows = [row for one in groups for row in rule(given[one].tolist(), progress, one.start)]
+    others = u[:, 1].tolist()
+    return [row._replace(u=v, progress=progress) for row, v in zip(rows, others, strict=True)]
 
 
 def times_apart(paper: Paper) -> float:
@@ -60,12 +72,11 @@ def paper_loss(paper: Paper, nets: Cast, x0: Tensor, z: Tensor, rows: list[Row])
         one_sample(nets.frozen),
         lambda label: nets.balance(torch.tensor(label, dtype=torch.float64)),
         nets.encoder,
+        one_sample(deepcopy(nets.ema).requires_grad_(False)),
     )
-    losses = [
-        row.w * paper.formula(functions, x, noise, row)
-        for x, noise, row in zip(x0, z, rows, strict=True)
-    ]
-    return torch.stack(losses)
+    groups = groups_of(paper, len(rows))
+    losses = [paper.formula(functions, x0[one], z[one], rows[one]) for one in groups]
+    return torch.tensor([row.w for row in rows], dtype=torch.float64) * torch.cat(losses)
 
 
 def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
