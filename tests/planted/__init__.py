@@ -5,6 +5,13 @@ A row is what is wrong, where it is planted, what stands there instead (made of 
 the check that must notice, by its name.
 """
 
-from tests.planted import flow_maps, methods, noise, options, parts
+from tests.planted import flow_maps, methods, noise, options, parts, trajectories
 
-BUGS = [*methods.BUGS, *flow_maps.BUGS, *parts.BUGS, *noise.BUGS, *options.BUGS]
+BUGS = [
+    *methods.BUGS,
+    *flow_maps.BUGS,
+    *trajectories.BUGS,
+    *parts.BUGS,
+    *noise.BUGS,
+    *options.BUGS,
+]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
-
-import torch
 
 from fewstep.core import (
     balances,
     couplings,
     denoiser,
-    distances,
     method,
     solvers,
     spaces,
@@ -232,25 +228,11 @@ BUGS = [
         "ect: a batch is its items",
     ),
     Bug(
-        "CTM: the average that carries is trained",
-        spaces,
-        "still",
-        lambda f: lambda network: nullcontext(),
-        "ctm: gradient reaches the student, nobody else",
-    ),
-    Bug(
         "PCM: compared as data",
         spaces,
         "end",
         lambda f: spaces.x0,
         "pcm: huber of DDIM(x_t, t->a) - DDIM_ema(DDIM x_t, r->a)",
-    ),
-    Bug(
-        "IMM: without the goals' own kernel",
-        distances.Mmd,
-        "__call__",
-        lambda f: lambda self, x, y: f(self, x, y) - f(self, 0 * y, y) / 2,
-        "imm: a known data point has loss 0",
     ),
     Bug(
         "VCT: no gradient by way of the noise",
@@ -267,17 +249,6 @@ BUGS = [
         "ratio",
         lambda f: lambda self, p: f(replace(self, fixed_ratio=None), p),
         "cmt: r = t (1 - .004 (1 + 8 sigmoid(-t)))",
-    ),
-    Bug(
-        "TBCM: trajectories from noise of its own",
-        couplings.Walk,
-        "__call__",
-        lambda f: (
-            lambda self, models, process, x0, z, *a: f(
-                self, models, process, x0, torch.randn_like(z), *a
-            )
-        ),
-        "tbcm: the seed decides the dropout, nothing else is random",
     ),
     Bug("MCM compared in x0, not in v", spaces, "v", lambda f: spaces.x0, MCM_V),
     Bug(

@@ -47,7 +47,7 @@ def times_apart(paper: Paper) -> float:
     errors = []
     for progress in torch.linspace(0, 1, 11, dtype=torch.float64).tolist():
         method = build(paper.method, paper.options)
-        _, _, u = data(64, stream="verify times", uniforms=method.uniforms)
+        _, _, u = data(64 * method.group, stream="verify times", uniforms=method.uniforms)
         times = method.times(u, progress, torch.arange(len(u)))
         to = torch.zeros_like(times.t) if times.to is None else times.to
         ours = torch.stack([*times[:3], to, times.w], 1)
