@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,19 +17,32 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.guidance import Guided
 from fewstep.core.process import Process
 from fewstep.core.vocabulary import Range
+from fewstep.networks.ends import ends_fit
 
 Labels = Literal["none", "index", "one-hot", "cond"]
 LABELS = ("none", "index", "one-hot", "cond")
-# (network, x, label [B], condition or None) -> its answer
-Call = Callable[[Callable[..., Any], Tensor, Tensor, Any], Any]
+End = Literal["r", "t - r", "r - t"]
+# What a flow map is given of where it leads, of its label at t and the label's fall from t to r.
+ENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "r": lambda label, fall: (label.double() - fall.double()).to(label.dtype),
+    "t - r": lambda label, fall: fall,
+    "r - t": lambda label, fall: -fall,
+}
+# Processes on which a mean velocity, or what is called so there, is x0_hat by t alone.
+STRAIGHT = ("linear", "edm", "trig")
+# (network, x, label [B], of a flow map its end [B], condition or None) -> its answer
+Call = Callable[..., Any]
 
 
-def _positional(network: Callable[..., Any], x: Tensor, t: Tensor, cond: Any) -> Any:
-    return network(x, t) if cond is None else network(x, t, cond)
+def _positional(network: Callable[..., Any], x: Tensor, *times_and_cond: Any) -> Any:
+    *times, cond = times_and_cond
+    return network(x, *times) if cond is None else network(x, *times, cond)
 
 
 class Called(nn.Module):
     """Somebody's network, called as ours are: (x, noise label [B], cond) -> output like x.
+
+    A flow map gets `end` [B, 1] too, the fall of its label from t to where it leads.
 
     Of an answer that is no tensor the first part is taken, or what it calls `sample` or `mean`; of
     twice the channels the first half, since the second is a variance (DDPM's learned sigma).
@@ -43,15 +57,25 @@ class Called(nn.Module):
         null: int | None = None,
         call: Call = _positional,
         times: Literal["float", "whole"] = "float",
+        end: End | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.labels, self.classes, self.null = labels, classes, null
         self.call, self.times = call, times
+        self.end = end
+        self.ends = 0 if end is None else 1
 
-    def forward(self, x: Tensor, label: Tensor, cond: Cond = None) -> Tensor:
-        t = label.round().long() if self.times == "whole" else label
-        return tensor_of(self.call(self.network, x, t, self._condition(cond)), x)
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Cond = None, end: Tensor | None = None
+    ) -> Tensor:
+        ends_fit(self.ends, end)
+        times = [label]
+        if self.end is not None and end is not None:
+            times.append(ENDS[self.end](label, end[:, 0]))
+        if self.times == "whole":
+            times = [time.round().long() for time in times]
+        return tensor_of(self.call(self.network, x, *times, self._condition(cond)), x)
 
     def _condition(self, cond: Cond) -> Any:
         """The condition as the network takes it."""
@@ -107,8 +131,11 @@ def adapt(
     null: int | None = None,
     call: Call | None = None,
     times: Literal["float", "whole"] = "float",
+    end: End | None = None,
 ) -> Preconditioned | Offset:
     """Any callable as a denoiser (x_t, t, cond) -> x0_hat on edm, whose times are noise levels.
+
+    With `end` it is a flow map (x_t, t, cond, to=r) -> x0_hat in the times of its own process.
 
     prediction: edm, vp, ve (EDM's preconditionings), eps, x0, v, flow or score; or a `Convention`,
     which says all up to `sign`.
@@ -120,7 +147,11 @@ def adapt(
     sigma_data: of prediction edm. sign: -1 where the output is the negative.
     labels: none (network(x, t)), index or one-hot (network(x, t, y)), or cond: the condition as it
     is. classes: how many. null: the index that means no label.
-    call: (network, x, t, condition) -> answer, for another order of arguments.
+    call: (network, x, t, condition) -> answer, for another order of arguments; of a flow map
+    (network, x, t, end, condition).
+    end: what a flow map, network(x, t, end), gets of the time r that it leads to: "r", "t - r" or
+    "r - t", in units of the label. Of prediction flow the output is the mean velocity u,
+    x_r = x_t - (t - r) u on linear and edm.
     A module stays in the result, so its weights can be trained: as `init=` a student starts from
     them. What is said here is compared with data when the result teaches: a wrong word is refused.
     Raises UserError.
@@ -129,11 +160,20 @@ def adapt(
         raise UserError(f"network of type {type(network).__name__}: expected a callable")
     if labels not in LABELS:
         raise unknown("labels", labels, LABELS)
+    if end is not None and end not in ENDS:
+        raise unknown("end", end, ENDS)
+    if call is None:
+        _check_inputs(network, end, 0 if labels == "none" else 1)
     is_one_hot = labels == "one-hot"
     require(not is_one_hot or classes > 0, "classes", classes, "their number, for labels = one-hot")
     own = prediction
     if isinstance(own, str):
         own = convention(own, process, label=label, range=range, sigma_data=sigma_data, sign=sign)
+    if end is not None:
+        own = replace(own, ends=1)
+        fine = own.prediction != "flow" or own.process_name in STRAIGHT
+        need = f"x0, eps or v, since a mean velocity on {own.process_name} is none of these"
+        require(fine, "prediction", own.prediction, need)
     module = Called(
         network,
         labels=labels,
@@ -141,8 +181,39 @@ def adapt(
         null=null,
         call=call or _positional,
         times=times,
+        end=end,
     )
-    return as_denoiser(module, own)
+    return as_denoiser(module, own, None if end is None else own.process)
+
+
+def _check_inputs(network: Callable[..., Any], end: str | None, more: int) -> None:
+    """Raises UserError where a network plainly takes one time and two are given, or the reverse.
+
+    more: inputs beside x and the times.
+    """
+    function = network.forward if isinstance(network, nn.Module) else network
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some built-in functions it is not known
+        return
+
+    def takes(times: int) -> bool:
+        try:
+            signature.bind(*[None] * (1 + times + more))
+        except TypeError:
+            return False
+        return True
+
+    if end is not None and not takes(2):
+        raise UserError(
+            f"end = {end!r}: this network takes {signature}: expected one of two times, called as"
+            f" network(x, t, end{', y' * more}), or call = for another order; or leave end out"
+        )
+    if end is None and not takes(1) and takes(2):
+        raise UserError(
+            f"this network takes {signature}, one input more: for a flow map say what it gets of"
+            f" the time r that it leads to, end = {', '.join(ENDS)}; else labels = or call ="
+        )
 
 
 def convention_of(source: Any) -> Convention | None:

@@ -89,6 +89,9 @@ masks: Ability[Callable[[int, Sequence[int]], Masks | None] | None] = Ability("m
 # Of networks and denoisers: how many numbers say where they lead; 0 is one-time. Of times: how many
 # the student is given.
 ends: Ability[int] = Ability("ends", 0)
+# Of scalings: `gap(process, t, to)`, what a network is told of where it leads, 0 where to = t; None
+# for the difference of the angles.
+gap: Ability[Callable[..., Tensor] | None] = Ability("gap", None)
 # Of denoisers under guidance: (x_t, t, cond) -> the guided guess and the unguided one.
 both: Ability[Callable[..., tuple[Tensor, Tensor]] | None] = Ability("both", None)
 # Of denoisers: the process whose times they are asked in; None for the method's own.

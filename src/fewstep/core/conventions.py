@@ -7,6 +7,7 @@ and a student may start from its weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require, short_repr, unknown
 from fewstep.core import abilities, noise, scalings
 from fewstep.core import process as processes
-from fewstep.core.denoiser import Preconditioned
+from fewstep.core.denoiser import Preconditioned, ask
 from fewstep.core.process import Process, Time, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
 from fewstep.core.vocabulary import (
@@ -60,6 +61,7 @@ class Convention:
     label: str | None = None  # one of LABELS; None is the scaling's own
     range: Range = field(default_factory=Range)
     sign: int = 1  # -1: the output is the negative of that
+    ends: int = 0  # 1: it is told where it leads, by the difference of the labels
 
     def __post_init__(self) -> None:
         if self.label is not None and self.label not in LABELS:
@@ -71,7 +73,9 @@ class Convention:
         if self.sigma_data is not None:
             where = f"with sigma_data {self.sigma_data:.3g}"
         label = f", label {self.label}" if self.label else ""
-        return f"{sign}{self.prediction}-prediction {where}{label}, of data in {self.range.name}"
+        end = ", told where it leads" if self.ends else ""
+        what = f"{sign}{self.prediction}-prediction {where}{label}{end}"
+        return f"{what}, of data in {self.range.name}"
 
     @property
     def prediction(self) -> str:
@@ -106,6 +110,21 @@ class Convention:
     def negate(self) -> Convention:
         return replace(self, sign=-self.sign)
 
+    @property
+    def gap(self) -> Callable[[Process, Tensor, Tensor], Tensor] | None:
+        """label(t) - label(to), `[B]`; None where the network is told by angle, or not at all."""
+        return self._gap if self.ends else None
+
+    def _gap(self, process: Process, t: Tensor, to: Tensor) -> Tensor:
+        return self(process, t).noise - self(process, to).noise
+
+    def _own_time(self, process: Process, t: Tensor) -> Tensor:
+        """The time of its own process that has the same noise level."""
+        own, scale = self.process, self.range.scale
+        if process.schedule == own.schedule and scale == 1:
+            return t.clamp(max=own.t_max)
+        return own.time_at(scale * process.sigma(t) / process.alpha(t)).clamp(max=own.t_max)
+
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         if self.range.shift:
             raise UserError(
@@ -114,7 +133,7 @@ class Convention:
             )
         own, scale = self.process, self.range.scale
         alpha, sigma = process.alpha(t), scale * process.sigma(t)
-        t_own = own.time_at(sigma / alpha).clamp(max=own.t_max)
+        t_own = self._own_time(process, t)
         alpha_own, sigma_own = own.alpha(t_own), own.sigma(t_own)
         power = (alpha_own.square() + sigma_own.square()) / (alpha.square() + sigma.square())
         k = scale * power.sqrt()
@@ -154,6 +173,8 @@ class Convention:
         values["label"] = self.label
         values["range"] = [self.range.name, self.range.scale, self.range.shift]
         values["sign"] = self.sign
+        if self.ends:  # what was written before has none
+            values["ends"] = self.ends
         return values
 
     @staticmethod
@@ -167,6 +188,7 @@ class Convention:
                 label=rest.pop("label"),
                 range=Range(*rest.pop("range")),
                 sign={1: 1, -1: -1}[rest.pop("sign")],
+                ends={0: 0, 1: 1}[rest.pop("ends", 0)],
                 scaling=kind(**{name: number(value) for name, value in rest.items()}),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -184,13 +206,14 @@ def convention(
     range: str | Range | tuple[float, float] = "[-1, 1]",
     sigma_data: float | None = None,
     sign: int = 1,
+    ends: int = 0,
 ) -> Convention:
     """What a user says of a network. Raises UserError for an unknown name, with the nearest one.
 
     prediction: edm, vp, ve, eps, x0, v, flow or score. process: a name, or one of fs.process.
     label: what the network gets as its time, such as "t - 1", the default for tables, or "1000 t";
     None is the prediction's own. range: of the data that it learned, what [-1, 1] is here.
-    sigma_data: of the preconditioning edm.
+    sigma_data: of the preconditioning edm. ends: 1 where it is told where it leads.
     """
     if prediction not in PREDICTIONS:
         raise unknown("prediction", prediction, PREDICTIONS)
@@ -209,6 +232,7 @@ def convention(
         label=label,
         range=extent,
         sign=sign,
+        ends=ends,
     )
 
 
@@ -224,7 +248,8 @@ def student_scaling(own: Scaling, source: Convention) -> Scaling:
     keeps its meaning; eps, v and flow have D(x, 0) = x by themselves.
     """
     theirs = source.scaling
-    if not isinstance(theirs, scalings.Edm) or source.range != Range() or source.sign < 0:
+    is_plain = source.range == Range() and source.sign > 0 and not source.ends
+    if not isinstance(theirs, scalings.Edm) or not is_plain:
         return source
     noise_scale = EDM_LABELS.get(source.label, 0.0) if source.label else theirs.noise_scale
     if not isinstance(own, scalings.Edm) or not noise_scale:
@@ -239,10 +264,14 @@ class Offset(nn.Module):
         super().__init__()
         self.denoiser, self.process, self.shift = denoiser, process, shift
 
-    def forward(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+    @property
+    def ends(self) -> int:
+        """As the denoiser's."""
+        return abilities.ends(self.denoiser)
+
+    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
         alpha = expand(self.process.alpha(per_row(t, x_t)), x_t)
-        x0_hat: Tensor = self.denoiser(x_t + self.shift * alpha, t, cond) - self.shift
-        return x0_hat
+        return ask(self.denoiser, x_t + self.shift * alpha, t, cond, to) - self.shift
 
 
 def as_denoiser(

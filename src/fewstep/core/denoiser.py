@@ -222,13 +222,18 @@ class Preconditioned(nn.Module):
         """Where a flow map's network leads, `[B, ends]` float64: angle(t) - angle(to), guidance.
 
         The angle is atan(level / sigma_data): smooth from the data to pure noise, and a little
-        beyond both. Without guidance in the condition it is `tell.UNGUIDED`.
+        beyond both. A scaling with a `gap` of its own says that instead. Without guidance in the
+        condition it is `tell.UNGUIDED`.
         """
         if not self.ends:
             return None
-        unit = abilities.sigma_data(self.scaling) or 1.0
         to = as_time(0.0 if to is None else to).expand(len(t))
-        gap = scalings.angle(self.process, t, unit) - scalings.angle(self.process, to, unit)
+        own = abilities.gap(self.scaling)
+        if own is None:
+            unit = abilities.sigma_data(self.scaling) or 1.0
+            gap = scalings.angle(self.process, t, unit) - scalings.angle(self.process, to, unit)
+        else:
+            gap = own(self.process, t, to)
         if self.ends == 1:
             return gap[:, None]
         _, guidance = without_guidance(cond)

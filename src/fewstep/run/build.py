@@ -257,10 +257,11 @@ def build_student(
     network: instead, your own as it is, or a function that makes one as ours do.
     """
     ends = max(map(abilities.ends, method.chain))  # all stages have the same weights
+    need = max(ends, abilities.ends(method.scaling))
     if isinstance(network, nn.Module):
         fine = not any(p.is_inference() for p in network.parameters())
         require(fine, "network", type(network).__name__, "one made outside torch.inference_mode")
-        check_ends(run, ends, network)
+        check_ends(run, need, network)
         return Preconditioned(network, method.scaling, method.process)
     name = run.init if run.network == OWN and ":" in (run.init or "") else run.network
     function = factory_of("network", networks, str(name), network)
@@ -277,7 +278,7 @@ def build_student(
         raise UserError(
             f"network {run.network!r} gave {type(module).__name__}: expected a torch.nn.Module"
         )
-    check_ends(run, ends, module)
+    check_ends(run, need, module)
     return Preconditioned(module, method.scaling, method.process)
 
 

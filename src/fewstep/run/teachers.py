@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from fewstep.core.method import Method
 from fewstep.core.scalings import X0
 from fewstep.core.vocabulary import Range
 from fewstep.data import LABELS, Arrays, augmentation, each
+from fewstep.networks.ends import on_diagonal
 from fewstep.run.config import OWN, Run
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
@@ -233,7 +235,9 @@ def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
     own = convention_of(teacher.denoiser)
     if own is None and isinstance(teacher.denoiser, Preconditioned):
         own = Convention(scaling=teacher.denoiser.scaling, process=teacher.denoiser.process)
-    network: Any = teacher.denoiser if own is None else network_of(teacher.denoiser)
+    network: Any = teacher.denoiser
+    if own is not None:
+        network = partial(on_diagonal, network_of(teacher.denoiser))
     reading = own or Convention(scaling=X0(), process=teacher.process)
     rows = data.rows(torch.arange(min(len(data), ROWS)))
     z = normal(0, "teacher's reading", 0, len(rows), rows.x0.shape[1:], len(rows))
