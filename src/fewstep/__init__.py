@@ -47,6 +47,7 @@ if _TYPE_CHECKING:
     from fewstep.core.times import Times as Times
     from fewstep.core.times import curricula as curricula
     from fewstep.run import recipes as recipes
+    from fewstep.run.adapted import as_generator as as_generator
     from fewstep.run.config import Run as Run
     from fewstep.run.editing import edit as edit
     from fewstep.run.editing import interpolate as interpolate
@@ -88,6 +89,7 @@ _MODULES = {
 }
 _NAMES = {
     "adapt": "adapters",
+    "as_generator": "run.adapted",
     "guide": "core.guidance",
     "Generator": "run.generator",
     "Method": "core.method",

@@ -16,9 +16,6 @@ LINEAR = fs.process.linear()
 # By label; the last is no label.
 MEANS = torch.tensor([0.3, -0.2, 0.0], dtype=torch.float64)
 STD = 0.4
-    torch.tensor([0.3, -0.2, 0.0], dtype=torch.float64),
-    0.4,
-)  # by label, the last is no label
 LAW = fs.exact.Gaussian(0.3, STD, LINEAR)
 
 

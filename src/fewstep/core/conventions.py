@@ -249,6 +249,8 @@ def student_scaling(own: Scaling, source: Convention) -> Scaling:
     """
     theirs = source.scaling
     is_plain = source.range == Range() and source.sign > 0 and not source.ends
+    if is_plain and isinstance(theirs, scalings.Trig) and isinstance(own, scalings.Trig):
+        return replace(own, sigma_data=theirs.sigma_data)  # by level, whatever the process
     if not isinstance(theirs, scalings.Edm) or not is_plain:
         return source
     noise_scale = EDM_LABELS.get(source.label, 0.0) if source.label else theirs.noise_scale

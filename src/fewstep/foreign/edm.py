@@ -21,6 +21,7 @@ class Shaped(NamedTuple):
     classes: int
     options: dict[str, Any]
     label_drop: float = 0.0  # how often it was trained without its label
+    ends: int = 0  # numbers that it takes of where it leads
 
 
 # Their argument: our option, their default.

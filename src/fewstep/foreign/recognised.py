@@ -39,6 +39,7 @@ class Recognised:
     classes: int = 0
     convention: Convention = field(default_factory=Convention)
     is_student: bool = False
+    ends: int = 0  # numbers that it takes of where it leads; above 0 it is a flow map
     shift: float = 0.0
     label_drop: float = 0.0  # above 0: it was trained without labels too, and -1 asks for any
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # under our names

@@ -30,7 +30,15 @@ from fewstep.foreign.modules import Module
 from fewstep.foreign.openai import Body, body_of, first_channels, infer_openai, reorder
 from fewstep.foreign.recognised import Recognised, Said
 from fewstep.foreign.tree import Tree, entries
-from fewstep.foreign.wrappers import DDPM_LABEL, SONG_LABEL, Asked, ask_by_class, override
+from fewstep.foreign.wrappers import (
+    DDPM_LABEL,
+    SONG_LABEL,
+    Asked,
+    ask_by_class,
+    ask_flow_map,
+    override,
+)
+from fewstep.networks.ends import ends_in
 from fewstep.networks.openai_weights import from_openai
 from fewstep.networks.outline import WithoutMemory, at_most
 
@@ -206,7 +214,11 @@ def as_said(candidate: Candidate, words: Said, notes: list[str]) -> Recognised:
     if len(fits) > 1:
         fits = [p for p in fits if (words.part or "ema") in p] or [min(fits, key=len)]
     inside, left_out = within(candidate.weights, fits[0] if fits else "")
-    manner = override(Asked(convention(), is_student=None), words)
+    own = own._replace(ends=ends_in(inside))
+    manner = Asked(convention(), is_student=None)
+    if own.ends:
+        manner = ask_flow_map(own.ends, words, notes)
+    manner = override(manner, words)
     kind = f"weights of {words.network}"
     return finish(kind, own, inside, manner, words, tuple(notes), left_out)
 
@@ -229,7 +241,8 @@ def complete(own: Shaped, words: Said) -> Shaped:
 
 
 def build(own: Shaped) -> torch.nn.Module:
-    return choose("network", networks, own.network)(own.shape, own.classes, **own.options)
+    ends = {"ends": own.ends} if own.ends else {}
+    return choose("network", networks, own.network)(own.shape, own.classes, **own.options, **ends)
 
 
 def outline_of(own: Shaped) -> dict[str, Tensor]:
@@ -264,6 +277,7 @@ def finish(
         classes=own.classes,
         convention=manner.convention,
         is_student=manner.is_student,
+        ends=own.ends,
         shift=manner.shift,
         label_drop=own.label_drop,
         weights={name: plain(one) for name, one in weights.items()},

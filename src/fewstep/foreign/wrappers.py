@@ -18,6 +18,7 @@ from fewstep.foreign.recognised import Said
 
 SONG_LABEL = "250 ln(level)"  # of openai's consistency models
 DDPM_LABEL = "t - 1"
+ENDS = (1, 4)  # of a flow map: the gap of the angles; with three numbers of its guidance
 ECT_BOUNDARY = 0.003  # of ECT's code when it samples, and not when it trains
 
 
@@ -59,6 +60,17 @@ def ask_by_class(name: str, config: Mapping[str, Any], buffers: Mapping[str, Ten
         shift = number("sigma_min", 0.0)
         return Asked(replace(edm, label=label), is_student=True, shift=shift)
     raise UserError(f"its network is in a {short_repr(name)}: expected one of NVIDIA's wrappers")
+
+
+def ask_flow_map(ends: int, words: Said, notes: list[str]) -> Asked:
+    """How a flow map of ours is asked, unless the user says otherwise. Raises UserError."""
+    require(ends in ENDS, "numbers of the end in the weights", ends, " or ".join(map(str, ENDS)))
+    need = "true or nothing: these weights are of a flow map, which jumps"
+    require(words.is_student is not False, "--is-student", "false", need)
+    notes.append(f"a flow map, which is told where it leads by {ends} numbers (end.body)")
+    if words.prediction is None:
+        notes.append("asked by angle on the process linear, as flow maps here are (--prediction)")
+    return Asked(convention("trig", "linear"), is_student=True)
 
 
 @dataclass(frozen=True)

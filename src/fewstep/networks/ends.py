@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -64,6 +64,13 @@ def weights_of_end(network: nn.Module) -> set[str]:
     return {
         name for name in network.state_dict() if any(name.startswith(f"{at}.") for at in places)
     }
+
+
+def ends_in(weights: Mapping[str, Tensor]) -> int:
+    """How many end numbers the network takes that has these weights, by their names and shapes."""
+    inner = sorted(name for name in weights if ".end.body." in f".{name}")
+    sizes = (weights[name].shape[1] for name in inner if weights[name].ndim > 1)
+    return next(sizes, 0) // (2 * WAVES)
 
 
 def on_diagonal(network: Callable[..., Any], x: Tensor, *args: Any) -> Any:

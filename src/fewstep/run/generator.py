@@ -81,8 +81,8 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.denoiser.parameters()).device
+        """Where its weights are; a network without any computes on the host."""
+        return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
 
     @property
     def guess(self) -> Denoiser:

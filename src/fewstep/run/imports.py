@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.base import disk
 from fewstep.base.data_names import OWN_DATA
@@ -43,6 +43,8 @@ from fewstep.run.weights import check_weights, entries
 
 RECIPE = "import"  # of a run whose weights came from elsewhere
 INSIDE = "network."
+FLOWS = ("linear", "edm", "trig", "cosine")  # processes that flow maps are sampled on
+MOST = 8.0  # guidance weight that a flow map with an input for it was told, as in iMF's paper
 PICTURES = (1, 3)  # channels of what is taken for pictures of bytes
 LOWEST, HIGHEST = 0.002, 80.0  # levels that EDM's samplers go over
 
@@ -52,6 +54,20 @@ def record_of(match: Recognised, source: Mapping[str, Any]) -> Record:
 
     source: where it came from. Raises UserError where its weights are not those of its network.
     """
+    run, facts = settings_of(match)
+    weights = _weights_of(match)
+    plan = outline(run, facts, build_method(run, facts), 2 * len(weights) + 100)
+    try:
+        check_weights(plan, entries(weights), match.kind)
+    except StorageError as error:
+        raise UserError(f"{error}: the settings of its network are others") from error
+    about = {**source, "kind": match.kind, "notes": list(match.notes)}
+    about["left_out"] = list(match.left_out)
+    return new_record(run, facts, Position(step=0, stage=None), source=about)
+
+
+def settings_of(match: Recognised, network: nn.Module | None = None) -> tuple[Run, Facts]:
+    """The run and facts of a foreign network; network: one that is no name."""
     assert match.network is not None
     method, options = _method_of(match)
     run = Run(
@@ -73,16 +89,7 @@ def record_of(match: Recognised, source: Mapping[str, Any]) -> Record:
         data="",
         cond=LABELS if match.classes else None,
     )
-    run = with_defaults(run)
-    weights = _weights_of(match)
-    plan = outline(run, facts, build_method(run, facts), 2 * len(weights) + 100)
-    try:
-        check_weights(plan, entries(weights), match.kind)
-    except StorageError as error:
-        raise UserError(f"{error}: the settings of its network are others") from error
-    about = {**source, "kind": match.kind, "notes": list(match.notes)}
-    about["left_out"] = list(match.left_out)
-    return new_record(run, facts, Position(step=0, stage=None), source=about)
+    return with_defaults(run, network=network), facts
 
 
 def recognise_at(path: Path, words: Said, std: float | None = None) -> Recognised:
@@ -206,6 +213,13 @@ def _weights_of(match: Recognised) -> dict[str, Tensor]:
 
 def _method_of(match: Recognised) -> tuple[str, dict[str, Any]]:
     """The method whose students are sampled like it, with its options."""
+    if match.ends:
+        own = match.convention
+        options = {
+            "process": own.process_name if own.process_name in FLOWS else "edm",
+            "label": "log" if own.prediction == "edm" else "angle",
+        }
+        return ("meanflow", options) if match.ends == 1 else ("imf", {**options, "most": MOST})
     if not match.is_student:
         low, high = _levels(match)
         return "diffusion", {"t_min": low, "t_max": high}
