@@ -108,7 +108,7 @@ def tensor_of(answer: Any, x: Tensor) -> Tensor:
     if isinstance(answer, tuple | list) and answer:
         answer = answer[0]
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-    if isinstance(answer, Tensor) and shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
+    if isinstance(answer, Tensor) and shape == (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
         return answer[:, : x.shape[1]]
     if not isinstance(answer, Tensor) or shape != tuple(x.shape):
         raise UserError(

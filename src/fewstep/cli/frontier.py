@@ -158,6 +158,8 @@ def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
     )
     if args.teacher is not None:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
-    first = subjects[0].generator
+    generators = [subject.generator for subject in subjects]
+    # One from elsewhere names no data.
+    first = next((one for one in generators if one.facts.data), generators[0])
     dataset = data_of(first.run, first.facts, args.data).in_memory()
     return subjects, frontier.with_validation(dataset)

@@ -14,7 +14,7 @@ from torch import nn
 
 from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.adapters.linear_bound import linear_of
-from fewstep.adapters.reading import DENOISER, PLAIN, ROWS, Trial, another, certain
+from fewstep.adapters.reading import DENOISER, PLAIN, ROWS, Result, Trial, another, certain
 from fewstep.adapters.rows import Rows
 from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError, require, short_repr
@@ -247,6 +247,8 @@ def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
     x0 = data.rows(torch.arange(min(len(data), MOST_ROWS))).x0
     trial = Trial(network, reading, noisy, linear_of(x0), x0)
     result = trial.own()
+    if result is not None and own is not None:
+        _check_end(teacher, trial, result)
     if result is None or result.score <= DENOISER:
         return
     log.info("fewstep: teacher %s: other readings of its output are tried", teacher.name)
@@ -261,6 +263,25 @@ def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
         teacher.name,
         result.score,
     )
+
+
+def _check_end(teacher: Model, trial: Trial, own: Result) -> None:
+    """Raises UserError where a flow map's diagonal is certainly a better denoiser by another word.
+
+    By the wrong one it is asked for a jump to the data, which is no mean of them.
+    """
+    inner: Any = copy.copy(network_of(teacher.denoiser))
+    if not inner.ends:
+        return
+    declared = inner.end
+    inner.end = "t - r" if declared == "r" else "r"
+    other = replace(trial, network=partial(on_diagonal, inner)).own()
+    if other is not None and certain(own, other):
+        raise UserError(
+            f"teacher {teacher.name}: by end = {declared!r} its diagonal has the error"
+            f" {own.score:.3g} of the bound, by {inner.end!r} {other.score:.3g}: say it so,"
+            f" end = {inner.end!r}"
+        )
 
 
 def words(reading: Convention) -> str:

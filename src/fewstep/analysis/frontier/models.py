@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,10 +73,9 @@ def open_runs(
     device: str = "auto",
     own: Mapping[str, OwnParts] | None = None,
 ) -> list[Subject]:
-    """The runs as subjects. composite: ask the frozen first stage of those that have two.
+    """The runs as subjects. Raises UserError where one is named twice or two have other data.
 
-    own: by run, the user's own method and network. Raises UserError where a run is named twice or
-    two learned from different data.
+    composite: ask the frozen first stage of two. own: by run, the user's own method and network.
     """
     subjects = []
     for path in paths:
@@ -93,8 +93,8 @@ def open_runs(
     if composite and not any("composite" in subject.options for subject in subjects):
         raise UserError(f"--composite: none of {', '.join(paths)} has a second stage")
     require(len(set(paths)) == len(paths), "RUN", list(paths), "each of them once")
-    for other in subjects[1:]:
-        same_data(other, subjects[0])
+    for one, other in combinations(subjects, 2):
+        same_data(other, one)
     return subjects
 
 
@@ -105,8 +105,9 @@ def _short(path: str, others: Sequence[str]) -> str:
 
 
 def same_data(a: Subject, b: Subject) -> None:
-    """Raises UserError for subjects of two data sets."""
-    if a.generator.facts.data == b.generator.facts.data:
+    """Raises UserError for subjects of two data sets; networks from elsewhere name none."""
+    data = {one.generator.facts.data for one in (a, b)}
+    if len(data) == 1 or ("" in data and _shape(a) == _shape(b)):
         return
     first, second = (f"{s.source} ({s.generator.run.data}, {_shape(s)})" for s in (a, b))
     raise UserError(
