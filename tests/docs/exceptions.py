@@ -58,6 +58,6 @@ EXCEPTIONS = [
     Special(r"fewstep sample RUN --out s\.csv", "parsed", "a run on a table"),
     Special(r"fewstep train digits .*distance lpips", "parsed", "the package lpips is not here"),
     Special(r"fewstep train digits --method (tcm|pd) .*RUN", "left", "test_method_commands.py"),
-    Special(r"fewstep frontier .*mine:", "parsed", "code of the reader's own"),
+    Special(r"fewstep (frontier|eval) .*mine:", "parsed", "code of the reader's own"),
     Special(r"fewstep doctor my\.module", "parsed", "code of the reader's own"),
 ]

@@ -110,9 +110,7 @@ def same_data(a: Subject, b: Subject) -> None:
     if len(data) == 1 or ("" in data and _shape(a) == _shape(b)):
         return
     first, second = (f"{s.source} ({s.generator.run.data}, {_shape(s)})" for s in (a, b))
-    raise UserError(
-        f"{first} and {second} learned from different data: expected runs of one data set"
-    )
+    raise UserError(f"{first} and {second} learned from different data: expected one data set")
 
 
 def _shape(subject: Subject) -> str:
