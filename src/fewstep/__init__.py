@@ -47,12 +47,12 @@ if _TYPE_CHECKING:
     from fewstep.core.times import Times as Times
     from fewstep.core.times import curricula as curricula
     from fewstep.run import recipes as recipes
-    from fewstep.run.adapted import as_generator as as_generator
     from fewstep.run.config import Run as Run
     from fewstep.run.editing import edit as edit
     from fewstep.run.editing import interpolate as interpolate
     from fewstep.run.generator import Generator as Generator
     from fewstep.run.generator import load as load
+    from fewstep.run.own_networks import as_generator as as_generator
     from fewstep.training import trajectories as cache  # noqa: F401 - another name of that module
     from fewstep.training.train import train as train
     from fewstep.training.trajectories import trajectories as trajectories
@@ -89,7 +89,7 @@ _MODULES = {
 }
 _NAMES = {
     "adapt": "adapters",
-    "as_generator": "run.adapted",
+    "as_generator": "run.own_networks",
     "guide": "core.guidance",
     "Generator": "run.generator",
     "Method": "core.method",

@@ -11,7 +11,9 @@ from torch import Tensor
 import fewstep as fs
 from fewstep.cli import main
 from fewstep.core import sampling, solvers
+from fewstep.run.prepare import prepare
 from tests.export.generators import NETWORKS, small
+from tests.support.toys import tiny_run
 
 IMF = {"most": 8.0}
 LOG = {"process": "edm", "label": "log"}
@@ -101,3 +103,16 @@ def test_another_number_of_ends_is_refused(tmp_path, monkeypatch, capsys):
     words = ["--network", "mlp", "--shape", "3", "--network-options", '{"width": 16, "depth": 1}']
     assert main(["import", "plain.pt", "map", *words]) == 2
     assert "numbers of the end in the weights = 2: expected 1 or 4" in capsys.readouterr().err
+
+
+def test_it_teaches_by_its_diagonal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = small(method="meanflow", shape=(2,))
+    torch.save(own.denoiser.network.state_dict(), "plain.pt")
+    assert main(["import", "plain.pt", "map.safetensors", *words_of(own), "--quiet"]) == 0
+    data = fs.exact.ring8().sample(200, seed=0)
+    ready = prepare(tiny_run(method="cd"), data, teacher="map.safetensors")
+    x, t = torch.randn(4, 2), torch.tensor([0.1, 0.5, 2.0, 9.0], dtype=torch.float64)
+    t_own = own.method.process.time_at(t)
+    truth = own.denoiser((1 - t_own).float()[:, None] * x, t_own, to=t_own)
+    torch.testing.assert_close(ready.teacher.denoiser(x, t), truth, rtol=1e-5, atol=1e-5)

@@ -28,7 +28,7 @@ ENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "t - r": lambda label, fall: fall,
     "r - t": lambda label, fall: -fall,
 }
-# Processes on which a mean velocity, or what is called so there, is x0_hat by t alone.
+# Processes on which a mean velocity gives x0_hat by t alone (on trig in place of it F).
 STRAIGHT = ("linear", "edm", "trig")
 # (network, x, label [B], of a flow map its end [B], condition or None) -> its answer
 Call = Callable[..., Any]
@@ -172,7 +172,7 @@ def adapt(
     if end is not None:
         own = replace(own, ends=1)
         fine = own.prediction != "flow" or own.process_name in STRAIGHT
-        need = f"x0, eps or v, since a mean velocity on {own.process_name} is none of these"
+        need = f"x0, eps or v on {own.process_name}: a mean velocity is for {', '.join(STRAIGHT)}"
         require(fine, "prediction", own.prediction, need)
     module = Called(
         network,

@@ -118,13 +118,6 @@ class Convention:
     def _gap(self, process: Process, t: Tensor, to: Tensor) -> Tensor:
         return self(process, t).noise - self(process, to).noise
 
-    def _own_time(self, process: Process, t: Tensor) -> Tensor:
-        """The time of its own process that has the same noise level."""
-        own, scale = self.process, self.range.scale
-        if process.schedule == own.schedule and scale == 1:
-            return t.clamp(max=own.t_max)
-        return own.time_at(scale * process.sigma(t) / process.alpha(t)).clamp(max=own.t_max)
-
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         if self.range.shift:
             raise UserError(
@@ -133,7 +126,7 @@ class Convention:
             )
         own, scale = self.process, self.range.scale
         alpha, sigma = process.alpha(t), scale * process.sigma(t)
-        t_own = self._own_time(process, t)
+        t_own = own.time_at(sigma / alpha).clamp(max=own.t_max)
         alpha_own, sigma_own = own.alpha(t_own), own.sigma(t_own)
         power = (alpha_own.square() + sigma_own.square()) / (alpha.square() + sigma.square())
         k = scale * power.sqrt()
@@ -249,8 +242,9 @@ def student_scaling(own: Scaling, source: Convention) -> Scaling:
     """
     theirs = source.scaling
     is_plain = source.range == Range() and source.sign > 0 and not source.ends
-    if is_plain and isinstance(theirs, scalings.Trig) and isinstance(own, scalings.Trig):
-        return replace(own, sigma_data=theirs.sigma_data)  # by level, whatever the process
+    are_trig = isinstance(theirs, scalings.Trig) and isinstance(own, scalings.Trig)
+    if is_plain and are_trig and source.label is None:
+        return theirs  # it goes by the level, whatever the process
     if not isinstance(theirs, scalings.Edm) or not is_plain:
         return source
     noise_scale = EDM_LABELS.get(source.label, 0.0) if source.label else theirs.noise_scale

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fewstep.adapters.adapt import convention_of, network_of
+from fewstep.adapters.adapt import Called, convention_of, network_of
 from fewstep.adapters.linear_bound import linear_of
 from fewstep.adapters.reading import DENOISER, PLAIN, ROWS, Result, Trial, another, certain
 from fewstep.adapters.rows import Rows
@@ -270,15 +270,15 @@ def _check_end(teacher: Model, trial: Trial, own: Result) -> None:
 
     By the wrong one it is asked for a jump to the data, which is no mean of them.
     """
-    inner: Any = copy.copy(network_of(teacher.denoiser))
-    if not inner.ends:
+    inner = copy.copy(network_of(teacher.denoiser))
+    if not isinstance(inner, Called) or inner.end is None:
         return
-    declared = inner.end
-    inner.end = "t - r" if declared == "r" else "r"
+    word = inner.end
+    inner.end = "t - r" if word == "r" else "r"
     other = replace(trial, network=partial(on_diagonal, inner)).own()
     if other is not None and certain(own, other):
         raise UserError(
-            f"teacher {teacher.name}: by end = {declared!r} its diagonal has the error"
+            f"teacher {teacher.name}: by end = {word!r} its diagonal has the error"
             f" {own.score:.3g} of the bound, by {inner.end!r} {other.score:.3g}: say it so,"
             f" end = {inner.end!r}"
         )
