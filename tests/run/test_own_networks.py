@@ -14,6 +14,7 @@ from fewstep.base.errors import UserError
 from fewstep.core import sampling, solvers
 from fewstep.export.contents import prepare as contents_of
 from fewstep.export.graph import trace
+from fewstep.run.build import build_student
 from fewstep.run.prepare import prepare
 from fewstep.training.state import new_state
 from tests.support.toys import tiny_run
@@ -129,6 +130,17 @@ def test_a_student_starts_as_the_map_that_it_is(method):
         ours = student(x, t, to=0.0 * t)
         truth = own()(scale[:, None].float() * x, t_own, to=0.0 * t)
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_between_edms_preconditionings_the_end_is_still_said_by_its_word():
+    mine = fs.adapt(Net(), "edm", "edm", end="t - r")
+    ready = prepare(tiny_run(method="ect"), init=mine)
+    student, x = new_state(ready).student, torch.randn(4, 2)
+    t = torch.tensor([0.1, 0.5, 2.0, 9.0], dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(student(x, t), mine(x, t), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="needs a network that is told its end time"):
+        build_student(ready.run, ready.facts, ready.method, nn.Linear(2, 2))
 
 
 def by_end(x, t, r):

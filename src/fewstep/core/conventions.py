@@ -242,9 +242,6 @@ def student_scaling(own: Scaling, source: Convention) -> Scaling:
     """
     theirs = source.scaling
     is_plain = source.range == Range() and source.sign > 0 and not source.ends
-    are_trig = isinstance(theirs, scalings.Trig) and isinstance(own, scalings.Trig)
-    if is_plain and are_trig and source.label is None:
-        return theirs  # it goes by the level, whatever the process
     if not isinstance(theirs, scalings.Edm) or not is_plain:
         return source
     noise_scale = EDM_LABELS.get(source.label, 0.0) if source.label else theirs.noise_scale
