@@ -60,7 +60,9 @@ def test_a_plain_state_dict_of_ours_samples_the_same_bits(name, tmp_path, monkey
     own = small(**settings)
     torch.save({"ema": own.denoiser.network.state_dict()}, "plain.pt")
     assert main(["import", "plain.pt", "map.safetensors", *words_of(own), *words]) == 0
-    assert "a flow map, which is told where it leads" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "a flow map, which is told where it leads" in output
+    assert ("guided up to weight 8" in output) == (own.method.ends == 4)
     again = fs.load("map.safetensors", device="cpu")
     assert (again.method.ends, again.denoiser.ends) == (own.method.ends, own.denoiser.ends)
     for steps in (1, 2, 4):

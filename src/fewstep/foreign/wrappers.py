@@ -19,6 +19,7 @@ from fewstep.foreign.recognised import Said
 SONG_LABEL = "250 ln(level)"  # of openai's consistency models
 DDPM_LABEL = "t - 1"
 ENDS = (1, 4)  # of a flow map: the gap of the angles; with three numbers of its guidance
+MOST = 8.0  # guidance weight that a flow map with an input for it was told, as in iMF's paper
 ECT_BOUNDARY = 0.003  # of ECT's code when it samples, and not when it trains
 
 
@@ -68,6 +69,8 @@ def ask_flow_map(ends: int, words: Said, notes: list[str]) -> Asked:
     need = "true or nothing: these weights are of a flow map, which jumps"
     require(words.is_student is not False, "--is-student", "false", need)
     notes.append(f"a flow map, which is told where it leads by {ends} numbers (end.body)")
+    if ends > 1:
+        notes.append(f"guided up to weight {MOST:g}, as in iMF's paper: the weights do not say")
     if words.prediction is None:
         notes.append("asked by angle on the process linear, as flow maps here are (--prediction)")
     return Asked(convention("trig", "linear"), is_student=True)

@@ -24,6 +24,7 @@ from fewstep.foreign.reading import read_foreign
 from fewstep.foreign.recognised import Recognised, Said
 from fewstep.foreign.recognition import recognise
 from fewstep.foreign.snapshots import reconstruct, snapshots_in
+from fewstep.foreign.wrappers import MOST
 from fewstep.run.averages import posthoc_coefficients
 from fewstep.run.build import build_method, outline, top_level, with_defaults
 from fewstep.run.checkpoint import (
@@ -44,7 +45,6 @@ from fewstep.run.weights import check_weights, entries
 RECIPE = "import"  # of a run whose weights came from elsewhere
 INSIDE = "network."
 FLOWS = ("linear", "edm", "trig", "cosine")  # processes that flow maps are sampled on
-MOST = 8.0  # guidance weight that a flow map with an input for it was told, as in iMF's paper
 PICTURES = (1, 3)  # channels of what is taken for pictures of bytes
 LOWEST, HIGHEST = 0.002, 80.0  # levels that EDM's samplers go over
 
