@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import docstring_parser
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from fewstep import methods, networks
 from fewstep.base.options import (
@@ -26,6 +30,14 @@ from fewstep.cli.arguments import Option, options_in
 from fewstep.cli.help import screen
 from fewstep.run.config import OPEN, Run
 
+# Options of a part inside a method, such as '{"width": 128}'.
+AS_JSON = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: _options_from(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
 ABOUT = (
     "Train a generator from a recipe. Every setting of a run is an option.\n\n"
     "example: fewstep train digits --out runs/digits --iterations 2000 --method.c 0.03"
@@ -99,6 +111,13 @@ def with_launch(run: Run, parts: dict[str, Any]) -> Any:
     return kind(**values)
 
 
+def _options_from(word: str) -> Options | None:
+    value = json.loads(word)
+    if value is None or isinstance(value, dict):
+        return value
+    raise ValueError(f"{word} is no JSON object")
+
+
 def typed_options(
     kind: str, function: Callable[..., Any], values: Options, argv: list[str], path: str
 ) -> Any:
@@ -117,8 +136,11 @@ def typed_options(
             value = typed_base(kind, value, argv, f"{path}.{name}")
             option_type = type(value)
         text = " ".join(texts.get(name, "").split())
+        if option_type == Options | None:
+            option_type = Annotated[option_type, AS_JSON]
         hint = Annotated[option_type, tyro.conf.arg(help=text)]
-        option_fields.append((name, hint, field(default=value)))
+        # A dataclass takes no value that can change as a default.
+        option_fields.append((name, hint, field(default_factory=partial(deepcopy, value))))
     return make_dataclass(function.__name__, option_fields, frozen=True)()
 
 

@@ -31,7 +31,7 @@ def vct(
         base: the method whose pairs are of one x0 and one z
         weight: of the divergence, which holds the noise near N(0, 1)
         encoder: network of mu and s, by its name
-        encoder_options: its options
+        encoder_options: its options, such as '{"width": 64}'
         sigma_data: standard deviation of the data, for a base of ours
     """
     base = method_of(base, sigma_data)
