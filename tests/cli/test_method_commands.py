@@ -36,7 +36,7 @@ def test_a_command_of_the_overview_trains(command, teachers, tmp_path):
     assert main(["train", "toy", *words, "--out", str(tmp_path / "run"), "--quiet", *TINY]) == 0
 
 
-@pytest.mark.parametrize("recipe", ["toy", "digits", "digits-unet", "digits-dit", "digits-mixture"])
+@pytest.mark.parametrize("recipe", ["toy", "digits"])
 def test_every_method_of_a_recipe_is_a_command(recipe):
     """Its options are the recipe's, as a run's are."""
     for name in fs.methods.__all__:
