@@ -75,6 +75,15 @@ def test_it_is_saved_and_loaded_with_its_network(tmp_path):
         fs.load(tmp_path / "mine", network=nn.Linear(2, 2))
 
 
+def test_a_function_of_shapes_that_adapts_is_refused(tmp_path):
+    """A run's network is what is inside of a denoiser."""
+    fs.as_generator(own(), (2,)).save(tmp_path / "theirs")
+    generator = fs.load(tmp_path / "theirs", network=own(), device="cpu")
+    with pytest.raises(UserError, match="gave a denoiser.*take no arguments"):
+        fs.load(tmp_path / "theirs", network=lambda shape, classes=0: own(), device="cpu")
+    assert generator.denoiser.ends == 1
+
+
 def test_it_is_exported():
     generator = fs.as_generator(own(), (2,))
     contents = contents_of(generator, steps=2)

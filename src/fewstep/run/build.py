@@ -18,7 +18,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.options import checked_options, choose, names_of
 from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities
-from fewstep.core.conventions import Convention, student_scaling
+from fewstep.core.conventions import Convention, Offset, student_scaling
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
@@ -277,6 +277,11 @@ def build_student(
     if not isinstance(module, nn.Module):
         raise UserError(
             f"network {run.network!r} gave {type(module).__name__}: expected a torch.nn.Module"
+        )
+    if isinstance(module, Preconditioned | Offset):
+        raise UserError(
+            f"network {run.network!r} gave a denoiser, as fs.adapt makes: expected a network; or"
+            " let the function take no arguments"
         )
     check_ends(run, need, module)
     return Preconditioned(module, method.scaling, method.process)
