@@ -79,7 +79,7 @@ def test_a_function_of_shapes_that_adapts_is_refused(tmp_path):
     """A run's network is what is inside of a denoiser."""
     fs.as_generator(own(), (2,)).save(tmp_path / "theirs")
     generator = fs.load(tmp_path / "theirs", network=own(), device="cpu")
-    with pytest.raises(UserError, match="gave a denoiser.*take no arguments"):
+    with pytest.raises(UserError, match=r"gave a denoiser.*take no arguments"):
         fs.load(tmp_path / "theirs", network=lambda shape, classes=0: own(), device="cpu")
     assert generator.denoiser.ends == 1
 
