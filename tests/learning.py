@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import fewstep as fs
+from fewstep.base.errors import FewstepError
 from fewstep.core import derivatives, tangents
 from fewstep.core.denoiser import ask
 from fewstep.core.method import Method
@@ -135,7 +136,7 @@ def learn(name: str, law: str, seed: int, is_wrong: bool) -> tuple[float | None,
     try:
         with wrong_sign(method) if is_wrong else nullcontext():
             generator = fs.train(run)
-    except fs.FewstepError as error:
+    except FewstepError as error:
         if not is_wrong:
             raise
         print(f"{name} on {law} with a wrong sign stopped: {error}", file=sys.stderr)

@@ -32,8 +32,8 @@ def options(**changes: Any):
 
 
 def falling(jvp):
-    def against(*line):
-        value, slope = jvp(*line)
+    def against(*line, **how):
+        value, slope = jvp(*line, **how)
         return value, -slope
 
     return against
