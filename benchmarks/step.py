@@ -43,7 +43,7 @@ ROWS = (
 )
 
 
-class Asked(NamedTuple):
+class Needs(NamedTuple):
     """Beside the student's pass of all rows: what rows off the diagonal take."""
 
     plain: int = 0  # passes without gradient
@@ -53,12 +53,12 @@ class Asked(NamedTuple):
 
 
 FLOW_MAPS = {
-    "meanflow": Asked(derivatives=1),
-    "imf": Asked(plain=1, derivatives=1, all_learning=1),
-    "soflow": Asked(plain=1),
-    "shortcut": Asked(plain=2),
-    "psd": Asked(plain=2),
-    "lsd": Asked(plain=2, learning=1),
+    "meanflow": Needs(derivatives=1),
+    "imf": Needs(plain=1, derivatives=1, all_learning=1),
+    "soflow": Needs(plain=1),
+    "shortcut": Needs(plain=2),
+    "psd": Needs(plain=2),
+    "lsd": Needs(plain=2, learning=1),
 }
 
 
@@ -77,7 +77,7 @@ class Result(NamedTuple):
     over_flow_matching: float
 
 
-def trainer(recipe: str, method: str, iterations: int, **options: Any) -> Trainer:
+def trainer_of(recipe: str, method: str, iterations: int, **options: Any) -> Trainer:
     """A run before its first step, with the derivative that its trial chose."""
     base = RECIPES[recipe](method=method, iterations=iterations)
     more = {**base.method_options, **options}
@@ -101,12 +101,12 @@ class Trainer(NamedTuple):
 
 def compare(recipe: str, method: str, steps: int) -> Result:
     """A method's step, its floor and a step of flow matching, in turn."""
-    own, other = (trainer(recipe, method, 10 * steps) for _ in range(2))
-    matching = trainer(recipe, "meanflow", 10 * steps, diagonal=1.0)
-    batch, bare = own.batch(), other.state
+    own, second = (trainer_of(recipe, method, 10 * steps) for _ in range(2))
+    matching = trainer_of(recipe, "meanflow", 10 * steps, diagonal=1.0)
+    batch, bare = own.batch(), second.state
     times, every = batch.times, torch.arange(len(batch.x0))
     far = every if times.to is None else (times.to < times.t).nonzero().flatten()
-    need = FLOW_MAPS.get(method, Asked(plain=int(own.stage.method.target is not None)))
+    need = FLOW_MAPS.get(method, Needs(plain=int(own.stage.method.target is not None)))
     learning = torch.cat([every, *[far] * need.learning, *[every] * need.all_learning])
 
     def ask_rows(run: Passes, rows: torch.Tensor) -> torch.Tensor:
@@ -132,7 +132,7 @@ def compare(recipe: str, method: str, steps: int) -> Result:
         statistics.median(step for step, _, _ in rounds),
         statistics.median(floor for _, floor, _ in rounds),
         statistics.median(step / floor for step, floor, _ in rounds),
-        statistics.median(step / other for step, _, other in rounds),
+        statistics.median(step / flow for step, _, flow in rounds),
     )
 
 

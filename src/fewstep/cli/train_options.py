@@ -112,7 +112,10 @@ def with_launch(run: Run, parts: dict[str, Any]) -> Any:
 
 
 def _options_from(word: str) -> Options | None:
-    value = json.loads(word)
+    try:
+        value = json.loads(word)
+    except json.JSONDecodeError:
+        raise ValueError(f"{word} is no JSON, such as '{{\"width\": 64}}'") from None
     if value is None or isinstance(value, dict):
         return value
     raise ValueError(f"{word} is no JSON object")

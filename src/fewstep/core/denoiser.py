@@ -108,13 +108,17 @@ def passes_in_parts(split: Split) -> Iterator[None]:
         _SPLIT.reset(before)
 
 
+def drops_by_masks(denoiser: Denoiser) -> bool:
+    """Whether the network draws masks: then it drops by these alone, whatever its mode."""
+    network = denoiser.network if isinstance(denoiser, Preconditioned) else denoiser
+    return abilities.masks(network) is not None
+
+
 @contextmanager
 def quiet(denoiser: Denoiser) -> Iterator[None]:
     """Inside, a module is in eval mode and drops nothing; its own mode comes back at the end."""
-    network = denoiser.network if isinstance(denoiser, Preconditioned) else denoiser
     active: list[nn.Module] = []
-    # A network with masks drops by these alone, whatever its mode.
-    if isinstance(denoiser, nn.Module) and denoiser.training and not abilities.masks(network):
+    if isinstance(denoiser, nn.Module) and denoiser.training and not drops_by_masks(denoiser):
         active = [module for module in denoiser.modules() if module.training]
     for module in active:
         module.training = False

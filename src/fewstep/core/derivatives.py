@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from fewstep.base.randomness import generator
 from fewstep.core.denoiser import Denoiser, passes_in
+from fewstep.core.process import expand
 
 Engine = Literal["auto", "jvp", "difference"]
 Curve = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> like x
 # f, the x and t where it is derived, and the direction dx, dt.
 Line = tuple[Curve, Tensor, Tensor, Tensor, Tensor]
 
-# The largest relative error of a jvp that is trusted: one that misses a branch is off by more.
-AGREE = 1e-3
+# The largest relative error of a derivative that is trusted, over all rows and of the worst: a jvp
+# that misses a branch is off by more.
+AGREE, WORST = 1e-3, 1e-2
 # From which relative difference on two truths say nothing.
 UNLIKE = 0.3
 
@@ -34,26 +36,42 @@ def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor,
 
 
 def difference(
-    f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float, at_once: bool = False
+    f: Curve,
+    x: Tensor,
+    t: Tensor,
+    dx: Tensor,
+    dt: Tensor,
+    step: float,
+    end: float = math.inf,
+    at_once: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """f(x, t) and its derivative along (dx, dt) as (f(+ step) +- f(- step)) over 2 and 2 step.
+    """f(x, t) and its derivative along (dx, dt), dt >= 0, by the two sides of a step.
 
-    The errors of both are O(step^2). Without autocast: differences of bfloat16 numbers have no
-    digits left.
+    The mean and (f(+ step) - f(- step)) / (2 step), whose errors are O(step^2). Without autocast:
+    differences of bfloat16 numbers have no digits left.
+    end: of the time, which no side passes: next to it steps are as short as what is left of it,
+    down to a fifth of their length, and in the last fifth they are taken a little before t.
     at_once: f takes both sides as one batch, one after the other.
     """
-    sides = [(x + h * dx, t + h * dt) for h in (step, -step)]
+    half = step * dt
+    room = torch.maximum((end - t).clamp_min(0.0), half / 5)
+    share = torch.where(half > room, room / half, 1.0)
+    back = torch.where(half > room, ((t + room - end) / half).clamp_min(0.0), 0.0)
+    middle = -step * back
+    sides = [middle + h * share for h in (step, -step)]
+    pairs = [(x + expand(h, x) * dx, t + h * dt) for h in sides]
     with passes_in(None):
         if at_once:
-            above, below = f(*map(torch.cat, zip(*sides, strict=True))).chunk(2)
+            above, below = f(*map(torch.cat, zip(*pairs, strict=True))).chunk(2)
         else:
-            above, below = (f(*side) for side in sides)
-    return (above + below) / 2, (above - below) / (2 * step)
+            above, below = (f(*pair) for pair in pairs)
+    slope = (above - below) / expand(2 * step * share, x)
+    return (above + below) / 2, slope
 
 
-def extrapolate(line: Line, step: float) -> Tensor:
+def extrapolate(line: Line, step: float, end: float = math.inf) -> Tensor:
     """The derivative by differences of the step and half of it, whose error is O(step^4)."""
-    coarse, fine = (difference(*line, h)[1] for h in (step, step / 2))
+    coarse, fine = (difference(*line, h, end)[1] for h in (step, step / 2))
     return (4 * fine - coarse) / 3
 
 
@@ -96,6 +114,21 @@ def relative(x: Tensor, truth: Tensor) -> float:
     return math.inf if error else 0.0
 
 
+def worst(x: Tensor, truth: Tensor) -> float:
+    """The largest ||x_i - truth_i|| of a row over its size, or over a usual row's if that is more.
+
+    A truth of a row is small where hardly anything changes.
+    """
+    error = (x.cpu() - truth.cpu()).double().flatten(1).norm(dim=1)
+    size = truth.double().cpu().flatten(1).norm(dim=1)
+    return float((error / torch.maximum(size, size.median())).nan_to_num(math.inf).max())
+
+
+def is_right(x: Tensor, truth: Tensor) -> bool:
+    """Whether a derivative is within AGREE of the truth, and every row within WORST."""
+    return relative(x, truth) <= AGREE and worst(x, truth) <= WORST
+
+
 def describe(error: Exception) -> str:
     """An error's type and first line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
@@ -104,15 +137,17 @@ def describe(error: Exception) -> str:
 def choose(
     line: Callable[[torch.dtype], Line],
     dtypes: Sequence[torch.dtype],
+    own: Callable[[Line], Tensor],
+    end: float = math.inf,
     prefer: Engine = "jvp",
 ) -> tuple[Engine, str] | None:
     """The engine for a line and why: the preferred one where it is right, else the other.
 
     line: the same problem in each of the dtypes, the best one first; a network may take only its
-    own, the last, in which differences would be taken. Right is what is within AGREE of
-    extrapolated differences. Where these do not agree with each other in any steps, as in a network
-    of bfloat16, they say nothing of a jvp, which is taken. None where not even differences can be
-    taken: the first step will show why.
+    own, the last, in which differences would be taken by `own`. Right is what is within AGREE, and
+    in every row within WORST, of extrapolated differences. Where these are not finite or do not
+    agree with each other in any steps, as in a network of bfloat16, they say nothing of a jvp,
+    which is taken. None where not even differences can be taken: the first step will show why.
     """
     for dtype in dict.fromkeys(dtypes):
         try:
@@ -120,25 +155,31 @@ def choose(
             # Also with float32's step, since parts may be float32 all the same, and between them.
             ends = step_of(dtype), step_of(torch.float32)
             steps = dict.fromkeys((ends[0], math.sqrt(ends[0] * ends[1]), ends[1]))
-            truths = [extrapolate(problem, step) for step in steps]
+            truths = [extrapolate(problem, step, end) for step in steps]
+            by_difference = own(line(dtypes[-1]))
             break
         except Exception:  # of whatever kind
             continue
     else:
         return None
     where = f"on {len(problem[1])} rows in {str(dtype).removeprefix('torch.')}"
-    own = relative(difference(*line(dtypes[-1]), step_of(dtypes[-1]))[1], truths[0])
-    by_difference = f"derivative: difference, of error {own:.1e} {where}"
-    if prefer == "difference" and own <= AGREE:
-        return "difference", by_difference
+    truths = [truth for truth in truths if bool(truth.isfinite().all())]
+    on_trust = f"derivative: jvp, unchecked: differences have no digits {where}"
+    if not truths:
+        return "jvp", on_trust
+    error = relative(by_difference, truths[0])
+    result = f"derivative: difference, of error {error:.1e} {where}"
+    if prefer == "difference" and is_right(by_difference, truths[0]):
+        return "difference", result
     try:
-        error = min(relative(jvp(*problem)[1], truth) for truth in truths)
-        if error <= AGREE:
+        slope = jvp(*problem)[1]
+        error = min(relative(slope, truth) for truth in truths)
+        if any(is_right(slope, truth) for truth in truths):
             return "jvp", f"derivative: jvp, {error:.1e} from finite differences {where}"
         pairs = [relative(*pair) for pair in combinations(truths, 2)]
         if pairs and min(pairs) > UNLIKE:
-            return "jvp", f"derivative: jvp, unchecked: differences have no digits {where}"
+            return "jvp", on_trust
         why = f"jvp is {error:.1e} from finite differences {where}"
     except Exception as failure:
         why = f"jvp fails with {describe(failure)}"
-    return "difference", f"{by_difference}, since {why}"
+    return "difference", f"{result}, since {why}"

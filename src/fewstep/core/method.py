@@ -19,7 +19,15 @@ from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities, distances, scalings, spaces, targets, tell, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
-from fewstep.core.denoiser import Denoiser, Masks, Models, ask, in_shards, quiet
+from fewstep.core.denoiser import (
+    Denoiser,
+    Masks,
+    Models,
+    ask,
+    drops_by_masks,
+    in_shards,
+    quiet,
+)
 from fewstep.core.distances import Distance
 from fewstep.core.process import Process, expand
 from fewstep.core.process import edm as edm_process
@@ -83,7 +91,8 @@ def dropout(
     require(fits, "seed", seeds, f"as many as divide the {rows} rows")
     draw = abilities.masks(student)
     masks = draw(rows, seeds) if draw and seeds else None
-    return Passes(masks, seeds[0] if seeds else None, device)
+    stream = seeds[0] if seeds and not drops_by_masks(student) else None
+    return Passes(masks, stream, device)
 
 
 class Term(Protocol):

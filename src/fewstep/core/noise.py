@@ -1,10 +1,11 @@
 """The coefficients alpha(t), sigma(t) of the noising processes, their rates in t, and the inverse.
 
-All are `[B] -> [B]` in float64; t = 0 is the data.
+All are `[B] -> [B]` in float64; t = 0 is the data, and from `end` on there is none left.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,11 +23,15 @@ class Schedule(Protocol):
     def alpha_rate(self, t: Tensor) -> Tensor: ...
     def sigma_rate(self, t: Tensor) -> Tensor: ...
     def time_at(self, level: Tensor) -> Tensor: ...
+    @property
+    def end(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Edm:
     """alpha = 1, sigma(t) = t: time is the noise level (EDM, arXiv 2206.00364, table 1)."""
+
+    end = math.inf
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -47,6 +52,8 @@ class Edm:
 @dataclass(frozen=True)
 class Linear:
     """alpha = 1 - t, sigma = t."""
+
+    end = 1.0
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -69,6 +76,7 @@ class Trig:
     """alpha = cos t, sigma = sigma_data sin t."""
 
     sigma_data: float
+    end = math.pi / 2
 
     def alpha(self, t: Tensor) -> Tensor:
         return t.cos()
@@ -107,6 +115,7 @@ class Cosine:
     high: float
     first: float = 0.0
     last: float = 0.0
+    end = 1.0
 
     def _part(self, t: Tensor, shift: float) -> tuple[Tensor, Tensor, float]:
         """c(t; shift), u and its rate."""
@@ -172,6 +181,10 @@ class Table:
 
     power: tuple[float, ...]
 
+    @property
+    def end(self) -> float:
+        return float(len(self.power))
+
     def __repr__(self) -> str:
         return (
             f"Table({len(self.power)} steps, alpha^2 {self.power[0]:.6g} .. {self.power[-1]:.6g})"
@@ -216,6 +229,10 @@ class Curve:
 
     pair: Callable[[Tensor], tuple[Tensor, Tensor]]
     t_max: float
+
+    @property
+    def end(self) -> float:
+        return self.t_max
 
     def _values(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.pair(t)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, apply_mask, pick
 from fewstep.base.errors import require
 from fewstep.core import abilities, derivatives, weights
+from fewstep.core.conventions import Convention
 from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned, ask
 from fewstep.core.derivatives import Engine, Line
 from fewstep.core.process import Process, Time, expand, per_row
@@ -162,8 +163,8 @@ class Tangent:
         scale = self.weight(process, times)
         line = self._line(process, models.student, x_t, v, times, cond, run, scale * q)
         if self.derivative == "difference":
-            step = self.step or derivatives.step_of(*derivatives.precision(models.student, x_t))
-            u, du = derivatives.difference(*line, step, at_once=run.is_by_row)
+            step = self._step(models, x_t)
+            u, du = derivatives.difference(*line, step, process.schedule.end, run.is_by_row)
         else:
             u, du = derivatives.jvp(*line)
         ramp = min(1.0, times.progress / self.warmup) if self.warmup else 1.0
@@ -198,6 +199,10 @@ class Tangent:
 
         return u_of, x_t, times.t, expand(speed, x_t) * v, speed
 
+    def _step(self, models: Models, x_t: Tensor) -> float:
+        """The step of differences: its own, or what the student's numbers have digits for."""
+        return self.step or derivatives.step_of(*derivatives.precision(models.student, x_t))
+
     def normalise(self, g: Tensor) -> Tensor:
         """g / (||g|| + c) with the norm of each sample; g itself where norm = none."""
         if self.norm == "none":
@@ -220,8 +225,9 @@ class Tangent:
         """The tangent with the engine for this student, and one line on why.
 
         Differences, two passes as one batch, take a third of a jvp's time on a U-Net. They are
-        preferred where they are right, the weights are float32 and the run `is_full` in its
-        precision: in a run of low precision they would be in float32 all the same.
+        preferred where they are right, the weights are float32, the run `is_full` in its precision
+        (in a run of low precision they would be in float32 all the same), and the student's
+        convention is none of another process.
         None where it takes differences anyway. Raises UserError for a jvp that was asked for and is
         wrong.
         """
@@ -233,11 +239,18 @@ class Tangent:
             student = derivatives.perturb(models.student, dtype)
             return self._line(process, student, x_t.to(dtype), v.to(dtype), times, cond, ask, speed)
 
+        def own(line: Line) -> Tensor:
+            return derivatives.difference(*line, step, end)[1]
+
         best = torch.float64 if x_t.device.type != "mps" else x_t.dtype
+        step, end = self._step(models, x_t), process.schedule.end
         coarsest = derivatives.step_of(*derivatives.precision(models.student, x_t))
         has_digits = is_full and coarsest <= derivatives.step_of(torch.float32)
-        prefer: Engine = "difference" if self.derivative == "auto" and has_digits else "jvp"
-        choice = derivatives.choose(line, (best, x_t.dtype), prefer)
+        # Its label and coefficients stop where the times of its own process do.
+        has_kink = isinstance(getattr(models.student, "scaling", None), Convention)
+        differs = self.derivative == "auto" and has_digits and not has_kink
+        prefer: Engine = "difference" if differs else "jvp"
+        choice = derivatives.choose(line, (best, x_t.dtype), own, end, prefer)
         if choice is None:
             return None
         engine, why = choice

@@ -37,7 +37,7 @@ def sct(
         warmup: share of the run over which the derivative's part of the tangent grows to 1
         c: g / (||g|| + c)
         norm: of the sample, its root mean square (as in FastGen), or none for g itself
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         label: the noise label: log = ln(level) / 4, as EDM's diffusion weights have; time = t
         balance: learned = e^-u and u, u(t) trained beside the student (the paper's w = -u); or none
         level_max: the highest noise level, where sampling starts
@@ -85,7 +85,7 @@ def scd(
         warmup: share of the run over which the derivative's part of the tangent grows to 1
         c: g / (||g|| + c)
         norm: of the sample, its root mean square (as in FastGen), or none for g itself
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         label: the noise label: log = ln(level) / 4, as EDM's diffusion weights have; time = t
         balance: learned = e^-u and u, u(t) trained beside the student (the paper's w = -u); or none
         level_max: the highest noise level, where sampling starts

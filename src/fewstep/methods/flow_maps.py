@@ -51,7 +51,7 @@ def meanflow(
         until: share of all times, from the data on, that is guided
         p: power of the adaptive weight
         c: its constant, beside a squared error summed over the numbers of a sample
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
@@ -97,7 +97,7 @@ def imf(
         power: of the density ~ w^-power of 1 .. most
         p: power of the adaptive weights
         c: their constant
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
@@ -212,7 +212,7 @@ def alphaflow(
         bound: goals are clipped to velocities of at most so much
         p: power of the adaptive weight
         c: its constant
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning

@@ -73,7 +73,7 @@ def emd(
         p_std: its standard deviation
         diagonal: share of rows of flow matching
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         process: linear, or edm, trig, cosine, discrete
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning
@@ -114,7 +114,7 @@ def ayf(
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
         warmup: share of the run over which the derivative's part of the tangent grows to 1
         c: g / (||g|| + c)
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning

@@ -144,7 +144,7 @@ def esd(
         p_mean: mean of the log noise level of t and a, on linear logit-normal
         p_std: its standard deviation
         diagonal: share of rows of flow matching
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         process: linear, as in the paper, or edm, trig, cosine, discrete
         label: of the noise: angle = atan(level / sd), or log = ln(level) / 4, as EDM's weights have
         sigma_data: standard deviation of the data, for the preconditioning

@@ -128,7 +128,7 @@ def tbcm(
         warmup: share of the run over which the derivative's part of the tangent grows to 1
         c: g / (||g|| + c)
         norm: of the sample, its root mean square, or none for g itself
-        derivative: jvp, central differences, or auto, which tries both before the first step
+        derivative: jvp, central differences, or auto, which tries them before the first step
         label: the noise label: log = ln(level) / 4, as EDM's diffusion weights have; time = t
         balance: learned = e^-u and u, u(t) trained beside the student (the paper's w = -u); or none
         level_max: the highest noise level, where trajectories start

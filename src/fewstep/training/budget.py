@@ -92,6 +92,7 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     shape = prepared.facts.shape
     beside: dict[str, Any] = {name: make(shape) for name, make in method.beside.items()}
     models = Models(student=own, ema=own, teacher=teacher, frozen=own, **beside)
+    # Of the stand-in differences are always right: the run's own network decides.
     if result := trial(prepared.run, method, models, batch):
         method = replace(method, target=result[0])
     method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)

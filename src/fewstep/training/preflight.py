@@ -21,6 +21,7 @@ from fewstep.training.precision import PASSES
 from fewstep.training.state import State
 
 ROWS = 4  # that a trial looks at
+SHORT = 5e-3  # a step of differences in float32
 NEED = "expected network(x, noise_label [B] float32, cond) -> a tensor like x"
 
 
@@ -44,14 +45,20 @@ def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
 def trial(run: Run, method: Method, models: Models, batch: Batch) -> Probe:
     """What the `probe` of the method's target says of a few rows; None without one.
 
-    They are from the batch's least noise to its most, where derivatives are hardest.
+    They are off the diagonal, from the batch's least noise to its most, where derivatives are
+    hardest; the last is at the latest time of sampling, if later, or a step before pure noise.
     """
     probe = abilities.probe(method.target)
     if probe is None:
         return None
-    order = batch.times.t.argsort()
+    t, to = batch.times.t, batch.times.to
+    far = torch.ones_like(t, dtype=torch.bool) if to is None else to < t
+    order = (far if bool(far.any()) else ~far).nonzero().flatten()
+    order = order[t[order].argsort()]
     index = order[torch.linspace(0, len(order) - 1, ROWS).long()]
     times, here = batch.times.at(index), index.to(batch.x0.device)
+    latest = max(times.t[-1].item(), method.process.t_max)
+    times.t[-1] = min(latest, (1 - SHORT) * method.process.schedule.end)
     x0, z = batch.x0[here], batch.z[here]
     cond = method.tell(times, pick(batch.cond, here))
     with torch.no_grad(), quiet(models.student):
