@@ -27,8 +27,8 @@ class Masks:
     _cache: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def at(self, index: Tensor) -> Masks:
-        """The masks of some of the rows."""
-        return replace(self, index=index)
+        """The masks of some of the rows that these are of."""
+        return replace(self, index=index if self.index is None else self.index[index])
 
     def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         """1 / keep with probability `keep`, else 0: `[rows, *shape]` in float32."""
