@@ -206,6 +206,14 @@ class OneTime(nn.Module):
         (Plain(), {"end": "t-r"}, "did you mean 't - r'"),
         (Plain(), {}, r"takes \(x, t, r\), one input more: .* end = r, t - r, r - t"),
         (Plain(), {"end": "r", "labels": "index"}, r"called as network\(x, t, end, y\)"),
+        (
+            Plain(),
+            {"end": "r", "label": "log-SNR"},
+            "label = 'log-SNR': expected one that is finite",
+        ),
+        (Plain(), {"end": "r", "label": "ln(level) / 4"}, "label = 't' or another"),
+        (Plain(), {"end": "t - r", "prediction": "edm", "process": "edm"}, "label = \"edm's own"),
+        (Plain(), {"end": "r", "prediction": "ve", "process": "edm"}, "label = \"ve's own"),
         (Plain(), {"end": "r", "process": "cosine"}, "prediction = 'flow': expected x0, eps or v"),
     ],
 )
@@ -213,6 +221,24 @@ def test_a_wrong_word_is_one_line(network, words, message):
     with pytest.raises(UserError, match=message) as error:
         fs.adapt(network, **{"prediction": "flow", "process": "linear", **words})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", [None, "t", "1000 t", "999 t", "1 - t"])
+@pytest.mark.parametrize("process", ["linear", "edm", "trig", "cosine", "ddpm"])
+def test_labels_that_are_finite_at_the_data_are_taken(process, label):
+    assert fs.adapt(Plain(), "x0", process, label=label, end="r").ends == 1
+
+
+def test_a_logarithm_that_ends_at_a_level_above_0_is_finite():
+    assert fs.adapt(Plain(), "x0", "cosine", label="log-SNR", end="r").ends == 1
+    assert fs.adapt(Plain(), "vp", "edm", end="r").ends == 1
+
+
+def test_without_end_a_convention_has_none():
+    own = fs.adapt(OneTime(), convention("flow", "linear", ends=1))
+    assert (own.ends, own.scaling.ends) == (0, 0)
+    own = fs.adapt(Plain(), convention("flow", "linear"), end="r")
+    assert (own.ends, own.scaling.ends) == (1, 1)
 
 
 def test_its_convention_goes_through_json():

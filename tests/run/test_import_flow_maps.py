@@ -62,6 +62,8 @@ def test_a_plain_state_dict_of_ours_samples_the_same_bits(name, tmp_path, monkey
     assert main(["import", "plain.pt", "map.safetensors", *words_of(own), *words]) == 0
     output = capsys.readouterr().out
     assert "a flow map, which is told where it leads" in output
+    is_guessed = "--sigma-data" not in words
+    assert ("sigma_data 0.5: the weights do not say (--sigma-data)" in output) == is_guessed
     assert ("guided up to weight 8" in output) == (own.method.ends == 4)
     again = fs.load("map.safetensors", device="cpu")
     assert (again.method.ends, again.denoiser.ends) == (own.method.ends, own.denoiser.ends)
@@ -97,6 +99,14 @@ def test_a_wrong_word_is_one_line(words, message, tmp_path, monkeypatch, capsys)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_prediction_without_a_deviation_is_told_of_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = small(method="meanflow")
+    torch.save(own.denoiser.network.state_dict(), "plain.pt")
+    assert main(["import", "plain.pt", "map", *words_of(own), "--prediction", "x0"]) == 0
+    assert "the weights do not say" not in capsys.readouterr().out
 
 
 def test_another_number_of_ends_is_refused(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -142,12 +144,15 @@ def test_a_student_starts_as_the_map_that_it_is(method):
 
 
 def test_between_edms_preconditionings_the_end_is_still_said_by_its_word():
-    mine = fs.adapt(Net(), "edm", "edm", end="t - r")
+    cosine = fs.process.cosine()  # of the edm process ln(level) is not finite at the data
+    mine = fs.adapt(Net(), "edm", cosine, end="t - r")
     ready = prepare(tiny_run(method="ect"), init=mine)
     student, x = new_state(ready).student, torch.randn(4, 2)
     t = torch.tensor([0.1, 0.5, 2.0, 9.0], dtype=torch.float64)
+    t_own = cosine.time_at(t)
     with torch.no_grad():
-        torch.testing.assert_close(student(x, t), mine(x, t), rtol=1e-5, atol=1e-5)
+        truth = mine(cosine.alpha(t_own)[:, None].float() * x, t_own)
+        torch.testing.assert_close(student(x, t), truth, rtol=1e-5, atol=1e-5)
     with pytest.raises(UserError, match="needs a network that is told its end time"):
         build_student(ready.run, ready.facts, ready.method, nn.Linear(2, 2))
 
@@ -191,3 +196,80 @@ def test_other_samplers_follow_its_diagonal():
         ours = sampling.sample(LINEAR, by.denoiser, x, grid, solvers.heun)
         truth = sampling.sample(LINEAR, denoiser, x, grid, solvers.heun)
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
+
+
+WIDE = fs.process.edm(t_max=10.0)
+
+
+@pytest.mark.parametrize(
+    ("process", "range"),
+    [
+        (fs.process.trig(), "[-1, 1]"),
+        (fs.process.trig(sigma_data=0.3, level_max=20.0), "[-1, 1]"),
+        (WIDE, "[-1, 1]"),
+        (WIDE, (-2, 2)),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_its_grid_is_of_its_own_process(process, range, steps, tmp_path):
+    """Also where it is loaded; the author's own steps are from t_max, in the network's units."""
+    mine = fs.adapt(Net(), "flow", process, label="t", range=range, end="r")
+    generator = fs.as_generator(mine, (2,))
+    own = mine.scaling.process
+    assert generator.method.process == generator.denoiser.process == own
+    z = torch.randn(8, 2, generator=torch.manual_seed(0))
+    by, grid = generator.schedule(steps)
+    assert (grid[0], grid[-1]) == (own.t_max, 0)
+    x = truth = own.prior(z)
+    for t, r in pairwise(grid):
+        u = Net()(truth.detach(), torch.full((8,), t), torch.full((8,), r))
+        if process is WIDE:
+            truth = truth - (t - r) * u
+        else:
+            truth = math.cos(t - r) * truth - math.sin(t - r) * u
+    generator.save(tmp_path / "mine")
+    for one in (generator, fs.load(tmp_path / "mine", network=mine, device="cpu")):
+        assert one.method.process == own
+        samples = sampling.sample(own, one.denoiser, x, grid, by.step)
+        torch.testing.assert_close(samples, truth.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [2, (), (-2,), (0, 2), (2.0,), (True,), "2", None, (1,) * 9])
+def test_a_wrong_shape_is_one_line(shape):
+    with pytest.raises(UserError, match=r"shape = .*: expected 1 to 8 whole numbers") as error:
+        fs.as_generator(own(), shape)
+    assert "\n" not in str(error.value)
+
+
+def embedded(x, t, y):
+    return x + nn.functional.embedding(y, torch.ones(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words", "classes", "message"),
+    [
+        ("none", {}, -1, "classes = -1: expected how many"),
+        ("none", {}, 2.0, "classes = 2.0: expected how many"),
+        ("none", {}, 3, "classes = 3: expected 0, since this network gets no labels"),
+        ("index", {}, 0, "classes = 0: expected how many labels there are, since labels = index"),
+        ("cond", {}, 0, "classes = 0: expected how many labels there are, since labels = cond"),
+        ("one-hot", {"classes": 4}, 7, "classes = 7: expected 4, as adapt was told"),
+        ("index", {}, 9, r"network 'embedded' fails: IndexError.*x \[1, 2\] and labels \[8\]"),
+        ("index", {"null": 4}, 4, r"network 'embedded' fails: IndexError.*labels \[3, -1\]"),
+    ],
+)
+def test_wrong_classes_are_one_line(labels, words, classes, message):
+    network = (lambda x, t: x) if labels == "none" else embedded
+    mine = fs.adapt(network, "x0", "edm", labels=labels, **words)
+    with pytest.raises(UserError, match=message) as error:
+        fs.as_generator(mine, (2,), classes=classes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_shape_that_the_network_does_not_take_is_one_line():
+    with pytest.raises(
+        UserError, match=r"network 'Net' fails: .*an answer for x \[1, 3\]"
+    ) as error:
+        fs.as_generator(own(), [3])
+    assert "\n" not in str(error.value)
+    assert fs.as_generator(own(), [2]).facts.shape == (2,)

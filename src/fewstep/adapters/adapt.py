@@ -150,8 +150,8 @@ def adapt(
     call: (network, x, t, condition) -> answer, for another order of arguments; of a flow map
     (network, x, t, end, condition).
     end: what a flow map, network(x, t, end), gets of the time r that it leads to: "r", "t - r" or
-    "r - t", in units of the label. Of prediction flow the output is the mean velocity u,
-    x_r = x_t - (t - r) u on linear and edm.
+    "r - t", in units of the label, which has to be finite at the data. Of prediction flow the
+    output is the mean velocity u, x_r = x_t - (t - r) u on linear and edm.
     A module stays in the result, so its weights can be trained: as `init=` a student starts from
     them. What is said here is compared with data when the result teaches: a wrong word is refused.
     Raises UserError.
@@ -169,8 +169,10 @@ def adapt(
     own = prediction
     if isinstance(own, str):
         own = convention(own, process, label=label, range=range, sigma_data=sigma_data, sign=sign)
+    own = replace(own, ends=0 if end is None else 1)
     if end is not None:
-        own = replace(own, ends=1)
+        need = "one that is finite at the data, where a flow map leads: label = 't' or another"
+        require(_is_finite(own), "label", own.label or f"{own.prediction}'s own, ln(level)", need)
         fine = own.prediction != "flow" or own.process_name in STRAIGHT
         need = f"x0, eps or v on {own.process_name}: a mean velocity is for {', '.join(STRAIGHT)}"
         require(fine, "prediction", own.prediction, need)
@@ -184,6 +186,16 @@ def adapt(
         end=end,
     )
     return as_denoiser(module, own, None if end is None else own.process)
+
+
+def _is_finite(own: Convention) -> bool:
+    """Whether the label has a value at the data: a logarithm is cut off there, far from its last.
+
+    Others hardly move between t = 0 and 1e-9 of the whole.
+    """
+    t = torch.tensor([0.0, 1e-9 * own.process.t_max], dtype=torch.float64)
+    label = replace(own, range=Range())(own.process, t).noise
+    return abs(float(label[1] - label[0])) < 1
 
 
 def _check_inputs(network: Callable[..., Any], end: str | None, more: int) -> None:

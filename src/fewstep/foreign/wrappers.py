@@ -73,7 +73,10 @@ def ask_flow_map(ends: int, words: Said, notes: list[str]) -> Asked:
         notes.append(f"guided up to weight {MOST:g}, as in iMF's paper: the weights do not say")
     if words.prediction is None:
         notes.append("asked by angle on the process linear, as flow maps here are (--prediction)")
-    return Asked(convention("trig", "linear"), is_student=True)
+    own = convention("trig", "linear")
+    if words.sigma_data is None and words.prediction in (None, "edm", "trig"):
+        notes.append(f"sigma_data {own.sigma_data:g}: the weights do not say (--sigma-data)")
+    return Asked(own, is_student=True)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fewstep.core.method import Method
 from fewstep.core.times import AtNeighbour, Segments
 from fewstep.data import LABELS, Dataset, Kind, augmentation
 from fewstep.networks.outline import WithoutMemory, at_most
-from fewstep.run.config import OWN, Run, with_values
+from fewstep.run.config import IMPORT, OWN, Run, with_values
 from fewstep.run.facts import Facts
 
 LEAST_TOP, MOST_TOP, TOP = 14.0, 30.0, 1.8  # see `top_level`
@@ -94,13 +94,16 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
 def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
     """The method for a student whose network has the run's convention.
 
-    One that predicts noise is sampled from `top_level` on.
+    One that predicts noise is sampled from `top_level` on. A flow map from elsewhere jumps in the
+    times of its own process.
     """
     if not run.convention:
         return method
     source = Convention.from_json(run.convention)
     before = None if method.before is None else _with_convention(method.before, run, facts)
     process, times = method.process, method.times
+    if run.recipe == IMPORT and source.ends:
+        process = source.process
     if source.multiplies and not method.denoises:
         top = float(process.time_at(source.snap(top_level(facts.shape, facts.sigma_data))))
         expected = "v, x0 or edm: the steps of this method are cut for a start in pure noise"

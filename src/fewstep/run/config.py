@@ -21,6 +21,7 @@ MOST_BYTES = 2**20  # of run.json
 
 AUTO = "auto"  # a recipe, network, units or option that data or a trial decide
 OWN = "own"  # the name of a network, method or denoiser that was passed as an object
+IMPORT = "import"  # the recipe of a run whose weights came from elsewhere
 OPEN = ("network", "batch", "iterations", "lr")  # fields that the data decide of the recipe auto
 
 DESCRIPTION = "data_description"  # beside a run's fields in run.json, for people

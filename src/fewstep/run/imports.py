@@ -37,12 +37,11 @@ from fewstep.run.checkpoint import (
 )
 from fewstep.run.checkpoint.format import plain_tensors
 from fewstep.run.checkpoint.schema import FORMAT, Position, Record, new_record
-from fewstep.run.config import Run
+from fewstep.run.config import IMPORT, Run
 from fewstep.run.facts import Facts
 from fewstep.run.profiles import power_exponent
 from fewstep.run.weights import check_weights, entries
 
-RECIPE = "import"  # of a run whose weights came from elsewhere
 INSIDE = "network."
 FLOWS = ("linear", "edm", "trig", "cosine")  # processes that flow maps are sampled on
 PICTURES = (1, 3)  # channels of what is taken for pictures of bytes
@@ -71,7 +70,7 @@ def settings_of(match: Recognised, network: nn.Module | None = None) -> tuple[Ru
     assert match.network is not None
     method, options = _method_of(match)
     run = Run(
-        recipe=RECIPE,
+        recipe=IMPORT,
         method=method,
         method_options=options,
         network=match.network,
