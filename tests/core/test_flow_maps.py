@@ -157,10 +157,12 @@ def models(student, method: fs.Method) -> fs.Models:
     return fs.Models(student, student, Gaussian(process=method.process), student)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_routed_rows_are_the_rows_alone(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in NAMES), ("imf", {"derivative": "difference"})]
+)
+def test_routed_rows_are_the_rows_alone(name, options):
     """Losses and gradients of a batch with both kinds, by masks; a row alone is not routed."""
-    method = getattr(fs.methods, name)()
+    method = getattr(fs.methods, name)(**options)
     method = replace(method, times=replace(method.times, share=0.5)) if name != "ayf" else method
     student = small_student((3,), dropout=0.4, ends=1)
     x0, z = draw(6), draw(6, stream="z")

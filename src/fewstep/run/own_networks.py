@@ -42,16 +42,15 @@ def as_generator(
     require(fine, "network", type(network).__name__, "what fs.adapt gives, without guidance")
     assert own is not None
     inner: Any = copy.deepcopy(network_of(network))
-    shape = tuple(shape) if isinstance(shape, tuple | list) else shape
-    fine = isinstance(shape, tuple) and 0 < len(shape) <= MOST_AXES
-    fine = fine and all(type(n) is int and n > 0 for n in shape)
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
+    fine = 0 < len(sizes) <= MOST_AXES and all(type(n) is int and n > 0 for n in sizes)
     require(fine, "shape", shape, f"1 to {MOST_AXES} whole numbers above 0, as (3, 32, 32)")
     _check_classes(inner, classes)
     knows_none = inner.null is not None or inner.labels == "one-hot"
     match = Recognised(
         kind="a network in Python",
         network=OWN,
-        shape=shape,
+        shape=sizes,
         classes=classes,
         convention=replace(own, range=Range()),
         ends=own.ends,
@@ -62,7 +61,7 @@ def as_generator(
         facts = replace(facts, units=Units())
     method = build_method(run, facts)
     denoiser = build_student(run, facts, method, inner).requires_grad_(False).eval()
-    _try(inner, denoiser, shape, [classes - 1, NO_LABEL][: 1 + knows_none] if classes else [])
+    _try(inner, denoiser, sizes, [classes - 1, NO_LABEL][: 1 + knows_none] if classes else [])
     digest = fingerprint({"ema": denoiser.state_dict()})
     return Generator(run, facts, method, denoiser, 0, digest)
 
@@ -88,7 +87,6 @@ def _try(network: Any, denoiser: Preconditioned, shape: tuple[int, ...], labels:
     x = torch.zeros(max(1, len(labels)), *shape, device=weights.device)
     cond = torch.tensor(labels, device=weights.device) if labels else None
     inside = getattr(network.network, "__name__", type(network.network).__name__)
-    said = f" and labels {labels}" if labels else ""
-    usage = f"an answer for x {list(x.shape)}{said}"
+    usage = f"an answer for x {list(x.shape)}" + (f" and labels {labels}" if labels else "")
     with torch.no_grad():
         call_factory("network", inside, denoiser, usage, x, denoiser.process.t_max, cond)
