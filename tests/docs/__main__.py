@@ -24,12 +24,13 @@ from tests.docs import shortened
 from tests.docs.exceptions import EXCEPTIONS, Special
 from tests.docs.pages import PAGES, ROOT, Piece, pieces
 
-# Of pages for people from other codes: the run that its options change.
+# Of pages of no one method: the run that its options change.
 MOVING = {
     "consistency_gc": "cifar10-gc",
     "diffusers_lcm": "glyphs --method direct_cm",
     "fastgen": "cifar10-ect",
     "openai": "imagenet64-ect-s --method cd",
+    "text-to-image": "toy --method meanflow --teacher exact:ring8",
 }
 
 

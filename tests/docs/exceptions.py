@@ -20,7 +20,7 @@ class Special(NamedTuple):
         return re.match(self.pattern, command) is not None
 
 
-PUBLISHED = r"(cifar10|imagenet32|imagenet64|imagenet128|celeba64|lsun64)-|glyphs|hanzi"
+PUBLISHED = r"(cifar10|imagenet32|imagenet64|imagenet128|imagenet256|celeba64|lsun64)-|glyphs|hanzi"
 
 EXCEPTIONS = [
     Special(r"make ", "left", "targets of make: tests/project/test_readme.py"),
@@ -28,13 +28,13 @@ EXCEPTIONS = [
     Special(r"fewstep serve digits", "parsed", "it listens until a signal: tests/serve"),
     Special(r"curl ", "left", "asks a server: tests/serve"),
     Special(
-        r"fewstep (distill|frontier runs/sd|(sample|eval) runs/sd) ",
+        r"fewstep (distill|frontier runs/sd|(sample|eval) runs/(sd|map)) ",
         "left",
         "pipelines: tests/pipelines",
     ),
     Special(r"docker ", "left", "Docker is not here"),
     Special(r"sbatch ", "left", "asks a cluster: tests/cli/test_ranks.py"),
-    Special(r"python (-m )?(benchmarks|docs|examples)", "left", "minutes to hours; it exists"),
+    Special(r"python (-m )?(benchmarks|docs|examples|tests)", "left", "minutes or hours"),
     Special(r"fewstep import ", "parsed", "checkpoints of others: tests/foreign"),
     Special(r"fewstep train glyphs --method mine:", "parsed", "a teacher of the reader's own"),
     Special(r"fewstep sample --(steps|sampler)$", "parsed", "an option by its name"),
@@ -51,6 +51,8 @@ EXCEPTIONS = [
     Special(r"fewstep doctor TEACHER\.safetensors", "parsed", "weights of the reader's own"),
     Special(r"torchrun --max-restarts 3$", "left", "an option of the launcher alone"),
     Special(r"fewstep eval --reference$", "parsed", "statistics of the reader's own"),
+    Special(r"fewstep sample RUN --guidance", "parsed", "a student that learned its guidance"),
+    Special(r"fewstep train digits --method pcm ", "parsed", "a teacher: tests/methods"),
     Special(r"fewstep sample RUN --cond FILE", "parsed", "conditions of the reader's own"),
     Special(r"fewstep eval RUN --data FILE", "parsed", "rows of the reader's own"),
     Special(r"fewstep sample RUN --label cat", "parsed", "a run on class folders"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,8 +71,9 @@ def prepare(page: Path) -> None:
     own = [
         piece.text
         for piece in pieces(page)
-        if piece.kind == "python" and re.search(r"def (method|network)\(\)", piece.text)
+        if piece.kind == "python" and re.search(r"def (method|network|meanflow)\(", piece.text)
     ]
+    sys.modules.pop("mine", None)  # the page's before
     if own:
         Path("mine.py").write_text(own[0])
 
