@@ -22,6 +22,7 @@ from fewstep.core.tangents import Tangent
 from tests.support.toys import Gaussian, small_student, tiny_run
 
 SD = 0.5
+LINEAR = fs.process.linear()
 TRIG = fs.process.trig(sigma_data=SD, level_max=80.0)
 T = torch.tensor([0.02, 0.4, 0.9, 1.3, 1.55], dtype=torch.float64)
 
@@ -189,7 +190,7 @@ def test_differences_drop_what_the_students_pass_drops_without_masks_too():
 def test_differences_agree_with_jvps_next_to_pure_noise(name):
     """Neither side is beyond it, where schedules and labels are something else, or nothing."""
     process = TRIG if name == "trig" else fs.process.by_name(name)
-    end = min(process.schedule.end, 2 * process.t_max)
+    end = min(process.end, 2 * process.t_max)
     t = torch.tensor([0.9, 0.99, 0.997, 0.9995, 1.0], dtype=torch.float64) * end
     who = Preconditioned(small_student((3,)).network, Trig(sigma_data=SD), process)
     times, run = fs.Times(t, t, 0 * t, torch.ones(5)), dropout(who, 5, None, t.device)
@@ -212,6 +213,18 @@ def test_a_label_without_an_end_is_derived_by_jvp(process, label, engine):
     options = {"label": label, "p_std": 1.8, "process": process}
     result = fs.train(tiny_run(method="meanflow", method_options=options), device="cpu")
     assert result.run.method_options["derivative"] == engine
+
+
+def test_a_schedule_of_somebody_else_ends_at_its_latest_time():
+    class Own:
+        """Linear's, without an end."""
+
+        def __getattr__(self, name):
+            if name == "end":
+                raise AttributeError(name)
+            return getattr(LINEAR.schedule, name)
+
+    assert (LINEAR.end, replace(LINEAR, schedule=Own(), t_max=0.9).end) == (1.0, 0.9)
 
 
 def test_what_has_no_number_says_nothing_of_a_jvp():

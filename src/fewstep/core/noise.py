@@ -1,6 +1,6 @@
 """The coefficients alpha(t), sigma(t) of the noising processes, their rates in t, and the inverse.
 
-All are `[B] -> [B]` in float64; t = 0 is the data, and from `end` on there is none left.
+All are `[B] -> [B]` in float64; t = 0 is the data; from `end` on none is left.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ class Schedule(Protocol):
     def alpha_rate(self, t: Tensor) -> Tensor: ...
     def sigma_rate(self, t: Tensor) -> Tensor: ...
     def time_at(self, level: Tensor) -> Tensor: ...
-    @property
-    def end(self) -> float: ...
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,12 @@ class Process:
     t_max: float  # where sampling starts: x = sigma(t_max) z
     rho: float = 1.0  # sampling grids are even in t^(1/rho)
 
+    @property
+    def end(self) -> float:
+        """The time from which on no data is left; t_max where the schedule does not say."""
+        end: float = getattr(self.schedule, "end", self.t_max)
+        return end
+
     def alpha(self, t: Time) -> Tensor:
         return self.schedule.alpha(as_time(t))
 

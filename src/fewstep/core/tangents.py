@@ -164,7 +164,7 @@ class Tangent:
         line = self._line(process, models.student, x_t, v, times, cond, run, scale * q)
         if self.derivative == "difference":
             step = self._step(models, x_t)
-            u, du = derivatives.difference(*line, step, process.schedule.end, run.is_by_row)
+            u, du = derivatives.difference(*line, step, process.end, run.is_by_row)
         else:
             u, du = derivatives.jvp(*line)
         ramp = min(1.0, times.progress / self.warmup) if self.warmup else 1.0
@@ -243,7 +243,7 @@ class Tangent:
             return derivatives.difference(*line, step, end)[1]
 
         best = torch.float64 if x_t.device.type != "mps" else x_t.dtype
-        step, end = self._step(models, x_t), process.schedule.end
+        step, end = self._step(models, x_t), process.end
         coarsest = derivatives.step_of(*derivatives.precision(models.student, x_t))
         has_digits = is_full and coarsest <= derivatives.step_of(torch.float32)
         # Its label and coefficients stop where the times of its own process do.

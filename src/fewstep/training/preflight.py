@@ -58,7 +58,7 @@ def trial(run: Run, method: Method, models: Models, batch: Batch) -> Probe:
     index = order[torch.linspace(0, len(order) - 1, ROWS).long()]
     times, here = batch.times.at(index), index.to(batch.x0.device)
     latest = max(times.t[-1].item(), method.process.t_max)
-    times.t[-1] = min(latest, (1 - SHORT) * method.process.schedule.end)
+    times.t[-1] = min(latest, (1 - SHORT) * method.process.end)
     x0, z = batch.x0[here], batch.z[here]
     cond = method.tell(times, pick(batch.cond, here))
     with torch.no_grad(), quiet(models.student):
