@@ -56,7 +56,9 @@ def test_times_are_ordered_and_the_end_is_told(sampler, seed, progress, first):
     assert sampler.ends == 1
     alone = sampler(u[5:6], progress, number[5:6])
     for name in ("t", "r", "a", "to"):
-        assert torch.equal(getattr(alone, name), getattr(times, name)[5:6])
+        # One number and sixteen go through different instructions: a last digit may differ.
+        own, of_batch = getattr(alone, name), getattr(times, name)[5:6]
+        torch.testing.assert_close(own, of_batch, rtol=1e-14, atol=0)
 
 
 @settings(max_examples=60, deadline=None)
