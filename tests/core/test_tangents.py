@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -225,6 +226,17 @@ def test_a_schedule_of_somebody_else_ends_at_its_latest_time():
             return getattr(LINEAR.schedule, name)
 
     assert (LINEAR.end, replace(LINEAR, schedule=Own(), t_max=0.9).end) == (1.0, 0.9)
+
+
+def test_a_derivative_of_zero_is_right_by_both():
+    """A constant's rows have no size that an error could be compared with."""
+    one = torch.ones(8, 1, dtype=torch.float64)
+    flat = choose(lambda dtype: (lambda x, t: 0 * x, one, one[:, 0], one, one[:, 0]), (one.dtype,))
+    assert flat[0] == "jvp"
+    assert "0.0e+00" in flat[1]
+    zero = torch.zeros(8, 1)
+    assert derivatives.worst(zero, zero) == 0
+    assert derivatives.worst(zero + math.nan, zero) == math.inf
 
 
 def test_what_has_no_number_says_nothing_of_a_jvp():

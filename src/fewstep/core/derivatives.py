@@ -121,7 +121,8 @@ def worst(x: Tensor, truth: Tensor) -> float:
     """
     error = (x.cpu() - truth.cpu()).double().flatten(1).norm(dim=1)
     size = truth.double().cpu().flatten(1).norm(dim=1)
-    return float((error / torch.maximum(size, size.median())).nan_to_num(math.inf).max())
+    ratio = error / torch.maximum(size, size.median())
+    return float(torch.where(error == 0, 0.0, ratio).nan_to_num(math.inf).max())
 
 
 def is_right(x: Tensor, truth: Tensor) -> bool:
