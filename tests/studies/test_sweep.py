@@ -351,3 +351,16 @@ def test_a_curve_is_the_mean_of_equal_parts():
     steps, losses = history.curve(rows)
     assert len(steps) == math.ceil(100 / 3)
     assert (steps[0], losses[0], losses[-1]) == (2.0, 1.0, 99.0)
+
+
+def test_runs_are_scored_in_the_numbers_of_steps_that_they_make(tmp_path, capsys):
+    """A model of four segments beside one that makes any number."""
+    assert sweep(tmp_path / "both", "--method", "ect,pcm", "--steps", "1,4") == 0
+    assert "pcm makes no samples in 1 steps" in capsys.readouterr().err
+    table = json.loads((tmp_path / "both/table.json").read_text())
+    columns = {row["settings"]["method"]: [*row["scores"]] for row in table["rows"]}
+    assert columns == {"ect": ["energy@1", "energy@4"], "pcm": ["energy@4"]}
+    # Where it makes none of them the run is kept, and scored when it is asked rightly.
+    assert sweep(tmp_path / "one", "--method", "pcm", "--steps", "1,2") == 1
+    capsys.readouterr()
+    assert sweep(tmp_path / "one", "--method", "pcm", "--steps", "4") == 0

@@ -162,6 +162,11 @@ class Sampler:
     default: int = 35  # network evaluations unless asked otherwise
     only: bool = False  # no other number: the model was trained for this one
 
+    def makes(self, steps: int) -> bool:
+        """Whether it can make samples in so many network evaluations."""
+        is_trained = not self.only or steps == self.default
+        return is_trained and steps >= 1 and (steps - 1) % self.evaluations == 0
+
     def times(
         self, process: Process, steps: int, later_sigmas: Sequence[float] = ()
     ) -> list[float]:
@@ -171,14 +176,14 @@ class Sampler:
                 f"steps = {steps}: this model was trained for {self.default} steps, and makes no"
                 " others"
             )
-        moves, rest = divmod(steps - 1, self.evaluations)
-        if steps < 1 or rest:
+        if not self.makes(steps):
             near = f"; try {steps - 1} or {steps + 1}" if steps > 1 else ""
             raise UserError(
                 f"steps = {steps}: this sampler makes 1, {1 + self.evaluations}, ..."
                 f" evaluations{near}"
             )
-        return self.grid(process, moves + 1, later_sigmas)
+        moves = (steps - 1) // self.evaluations + 1
+        return self.grid(process, moves, later_sigmas)
 
 
 SAMPLERS = {

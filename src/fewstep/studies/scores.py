@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +24,13 @@ from fewstep.base.conditions import leaves
 from fewstep.base.errors import StorageError, UserError, require, storage, unknown
 from fewstep.base.json_file import document
 from fewstep.base.surroundings import threads
+from fewstep.core.sampling import sampler
 from fewstep.data import Arrays, Dataset
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.datasets import data_of
 from fewstep.run.generator import Generator
+
+log = logging.getLogger("fewstep")
 
 NAME = "scores.json"
 SPLIT = "validation"  # since the best is chosen: the test split is for what was chosen
@@ -79,9 +83,22 @@ def read(folder: Path, fingerprint: str | None, scoring: Scoring | None = None) 
 
 
 def score(generator: Generator, folder: Path | None, scoring: Scoring) -> list[Result]:
-    """Scores a run as `fewstep eval` does, by one thread, and keeps the scores in its folder."""
+    """Scores a run as `fewstep eval` does, by one thread, and keeps the scores in its folder.
+
+    Numbers of steps that its sampler does not make are left out, with a warning, since other
+    methods of a sweep make them. Raises UserError where it makes none of them.
+    """
     dataset = data_of(generator.run, generator.facts)
     steps = scoring.steps or default_steps(generator)
+    own = sampler(generator.method.sampler)
+    others = [k for k in steps if not own.makes(k)]
+    steps = tuple(k for k in steps if own.makes(k))
+    what = f"numbers that {generator.run.method} makes, such as {own.default}"
+    require(len(steps) > 0, "steps", tuple(others), what)
+    if others:
+        numbers = ", ".join(map(str, others))
+        name = generator.run.method
+        log.warning("fewstep: %s makes no samples in %s steps: not scored there", name, numbers)
     with threads(1):
         results, _ = evaluate(
             generator,
