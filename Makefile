@@ -31,9 +31,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.dev  ## timings as ratios; not part of the tests
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/step.py
+bench: $(VENV)/.dev  ## steps and samples beside the bare network, as ratios; not part of the tests
+	$(BIN)/fewstep bench --startup
 
 learn: $(VENV)/.dev  ## each flow map from random weights to the exact map, and with a wrong sign
 	$(BIN)/python -m tests.learning

@@ -67,7 +67,7 @@ AUDITED = {
         "process",
     ): "tries code that it has just written, a fixed list of arguments without a shell",
     (
-        "benchmarks/startup.py",
+        "fewstep/bench/startup.py",
         "process",
     ): "times fresh interpreters, a fixed list of arguments without a shell",
     (

@@ -139,7 +139,7 @@ def row_bytes(work: Callable[[range], Any]) -> float:
     """
     peaks = []
     for count in _PROBES:
-        live = _Live()
+        live = Live()
         try:
             with live:
                 work(range(count))
@@ -149,7 +149,7 @@ def row_bytes(work: Callable[[range], Any]) -> float:
     return max(peaks[1] - peaks[0], 0) / (_PROBES[1] - _PROBES[0])
 
 
-class _Live(TorchDispatchMode):
+class Live(TorchDispatchMode):
     """Counts the bytes of the storages that operations inside it make, while they are alive."""
 
     def __init__(self) -> None:

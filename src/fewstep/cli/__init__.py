@@ -27,6 +27,7 @@ VERBS = {
     "replay": "repeat a step whose numbers were not finite, from its incident",
     "inspect": "show what a run or checkpoint holds",
     "verify": "check every method's equations, or a method of your own",
+    "bench": "time training steps and samples beside the bare network",
     "recipes": "list the recipes, methods and networks with their options",
 }
 

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     require(own.steps >= 0, "timed", own.steps, "0 or more")
     if own.kind is not None and own.kind not in KINDS:
         raise unknown("kind of machine", own.kind, KINDS)
-    prepared = prepare_run(run, code, own, args.device)
+    prepared = prepare_run(run, code, args.device, own.shape, own.classes)
     require(not args.shard or own.gpus > 1, "shard", args.shard, "several processes: --gpus N")
     ways = {"shard": args.shard, "recompute": args.recompute}
     budget = budget_of(prepared, gpus=own.gpus, kind=own.kind, steps=own.steps, **ways)
@@ -76,15 +76,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def prepare_run(run: Run, code: dict[str, Any], own: Args, device: str) -> Prepared:
+def prepare_run(
+    run: Run, code: dict[str, Any], device: str, shape: str | None, classes: int
+) -> Prepared:
     """The run made ready; where a shape is given, with noise in place of data and teacher."""
     from fewstep.base.device import pick_device
     from fewstep.run.prepare import prepare
 
     place = pick_device(device)
-    if own.shape is None:
+    if shape is None:
         return prepare(run, device=place, **code)
-    data = noise_of(own.shape, own.classes)
+    data = noise_of(shape, classes)
     run = replace(run, init=None, teacher=None, holdout=0.0, validation=None, test=None)
     if "teacher" in method_of(run, data).needs:
         code = {**code, "teacher": straight}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import fork_rng
+from fewstep.base.timing import span
 from fewstep.core import abilities, distances, scalings, spaces, targets, tell, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
@@ -229,13 +230,14 @@ class Method:
         run = dropout(models.student, len(x0), seed, x0.device)
         cond = self.tell(times, cond)
         # Before the student's pass, so that its activations are not in memory meanwhile.
-        with torch.no_grad():
+        with torch.no_grad(), span("target"):
             x_t, goal = self.lesson(models, x0, z, times, cond, run)
         guess = abilities.guess(self.target)
-        if guess is None:
-            x0_hat = run(models.student, x_t, times.t, cond, times.to)
-        else:
-            x0_hat = guess(self.process, models, x_t, times, cond, run)
+        with span("student"):
+            if guess is None:
+                x0_hat = run(models.student, x_t, times.t, cond, times.to)
+            else:
+                x0_hat = guess(self.process, models, x_t, times, cond, run)
         d = self.distance(*self._both(models, x_t, x0_hat, goal, times, cond, run))
         loss_b = expand(self.weight(self.process, times), d) * d
         loss_b = self.balance(loss_b, times, models)

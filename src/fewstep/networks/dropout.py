@@ -30,6 +30,10 @@ class Masks:
         """The masks of some of the rows that these are of."""
         return replace(self, index=index if self.index is None else self.index[index])
 
+    def anew(self, caches: dict[int, dict[int, Tensor]]) -> Masks:
+        """The same masks, not drawn yet; those of one drawing share one of the caches."""
+        return replace(self, _cache=caches.setdefault(id(self._cache), {}))
+
     def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         """1 / keep with probability `keep`, else 0: `[rows, *shape]` in float32."""
         if layer not in self._cache:

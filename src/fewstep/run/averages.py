@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +21,36 @@ log = logging.getLogger("fewstep")
 FAR = 0.1
 
 
+class Tensors(NamedTuple):
+    """The weights and buffers of a module: a walk over its parts takes longer than an update."""
+
+    weights: list[Tensor]
+    buffers: list[Tensor]
+
+
+def tensors_of(module: nn.Module) -> Tensors:
+    return Tensors([*module.parameters()], [*module.buffers()])
+
+
 def average_of(model: nn.Module) -> nn.Module:
     """A copy of the model to hold the average: no gradient, no dropout."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 @torch.no_grad()
-def update(average: nn.Module, model: nn.Module, rate: float) -> None:
-    """average <- rate average + (1 - rate) model, in one pass; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - rate)
-    for buffer, newer in zip(average.buffers(), model.buffers(), strict=True):
-        buffer.copy_(newer)
+def update(pairs: Sequence[tuple[Tensors, Tensors]], rates: Sequence[float]) -> None:
+    """average <- rate average + (1 - rate) model of each pair at its rate, in one pass.
+
+    A pair is `tensors_of` an average and of its model; buffers are copied.
+    """
+    old = [p for average, _ in pairs for p in average.weights]
+    newer = [p for _, model in pairs for p in model.weights]
+    each = zip(pairs, rates, strict=True)
+    shares = [1 - rate for (average, _), rate in each for _ in average.weights]
+    torch._foreach_lerp_(old, newer, shares)
+    for average, model in pairs:
+        for buffer, other in zip(average.buffers, model.buffers, strict=True):
+            buffer.copy_(other)
 
 
 def profile_products(

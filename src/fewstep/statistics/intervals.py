@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,14 @@ class Interval(NamedTuple):
     high: float
 
 
+class Median(NamedTuple):
+    """A median and its 95 % interval; unbounded of fewer than six values."""
+
+    value: float
+    low: float
+    high: float
+
+
 def interval(values: Sequence[float]) -> Interval:
     """mean +- t std / sqrt(n), Student's t with n - 1 degrees of freedom.
 
@@ -48,6 +57,21 @@ def interval(values: Sequence[float]) -> Interval:
     if count == 1:
         return Interval(mean, -math.inf, math.inf)
     return Interval(mean, *around(mean, stdev(values) / math.sqrt(count), count - 1))
+
+
+def median_interval(values: Sequence[float]) -> Median:
+    """The median, between two of the values that it lies between with 95 % at least.
+
+    Of n in order the j-th and (n + 1 - j)-th, j the largest with 2 P(Binomial(n, 1/2) < j) <= 5 %;
+    unbounded below six. Raises UserError without values.
+    """
+    require(len(values) > 0, "values", list(values), "at least one")
+    in_order, count = sorted(values), len(values)
+    below, j = Fraction(0), 0
+    while (below := below + Fraction(math.comb(count, j), 2**count)) <= Fraction(1, 40):
+        j += 1
+    ends = (in_order[j - 1], in_order[-j]) if j else (-math.inf, math.inf)
+    return Median(median(in_order), *ends)
 
 
 @lru_cache(maxsize=256)

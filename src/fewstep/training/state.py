@@ -22,8 +22,8 @@ from fewstep.core.guidance import Guided
 from fewstep.core.method import Method
 from fewstep.core.process import Time
 from fewstep.run import profiles, sources
-from fewstep.run.averages import average_of
-from fewstep.run.averages import update as update_average
+from fewstep.run.averages import Tensors, average_of, tensors_of
+from fewstep.run.averages import update as update_together
 from fewstep.run.build import build_student
 from fewstep.run.checkpoint import Checkpoint, whole_fingerprint
 from fewstep.run.checkpoint.schema import Position
@@ -104,6 +104,12 @@ class State:
     def normalisers(self) -> list[nn.Module]:
         """The modules that normalise their weights before a step; training adds no module."""
         return [module for module in self.trainable.modules() if abilities.normalise(module)]
+
+    @cached_property
+    def average_pairs(self) -> dict[str, tuple[Tensors, Tensors]]:
+        """What an average moves, and towards what, by name; training makes no other tensors."""
+        student = tensors_of(self.student)
+        return {name: (tensors_of(module), student) for name, module in self.averages.items()}
 
     def models(self) -> Models:
         """The networks as the loss takes them."""
@@ -319,5 +325,5 @@ def update_averages(stage: Stage, state: State, progress: float) -> None:
         rates[one.name] = one.rate(age, run.batch)
     if stage.method.ema_rate is not None:
         rates["target"] = stage.method.ema_rate(progress)
-    for name, rate in rates.items():  # "initial" stays what it was
-        update_average(state.averages[name], state.student, rate)
+    # "initial" stays what it was.
+    update_together([state.average_pairs[name] for name in rates], [*rates.values()])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.base.timing import span
 from fewstep.base.world import is_divided, whole
 from fewstep.core.denoiser import passes_in
 from fewstep.run.config import Run
@@ -51,7 +52,8 @@ def gradients(stage: Stage, state: State, batch: Batch) -> Tensor:
     for number, part in enumerate(cuts(run, state, batch), 1):
         with _gradients_joined(state.loss, number == run.accumulate):
             loss_b = losses(stage, state, part)
-            (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
+            with span("backward"):
+                (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
         results.append(loss_b.detach())
     if state.is_sharded:
         _average_whole(state)
@@ -86,7 +88,8 @@ def _gradients_by_tree(stage: Stage, state: State, batch: Batch) -> Tensor:
     has_gradient = torch.zeros(1, len(weights), dtype=torch.bool)
     for number, part in enumerate(cuts(run, state, batch), 1):
         loss_b = losses(stage, state, part)
-        (loss_b.sum() * (state.scale.factor / run.batch)).backward()
+        with span("backward"):
+            (loss_b.sum() * (state.scale.factor / run.batch)).backward()
         results.append(loss_b.detach())
         has_gradient |= torch.tensor([p.grad is not None for p in weights])
         sums.append(_take_gradients(weights))
@@ -172,10 +175,11 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
         if state.scale.factor != 1:
             torch._foreach_mul_(grads, 1 / state.scale.factor)
         # The check: the same values on every rank, so that all of them stop.
-        loss = loss_b.mean()
-        norm = whole(nn.utils.get_total_norm(grads))
-        # The step's one wait for the device.
-        values = torch.stack([loss, norm.to(loss.dtype)]).tolist()
+        with span("check"):
+            loss = loss_b.mean()
+            norm = whole(nn.utils.get_total_norm(grads))
+            # The step's one wait for the device.
+            values = torch.stack([loss, norm.to(loss.dtype)]).tolist()
         row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
         is_finite = [math.isfinite(value) for value in values]
         skips = run.precision == "fp16" and is_finite == [True, False]
@@ -189,14 +193,19 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
     # The update.
     state.updating = True
     if not skips:
-        nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
+        # It divides by norm + 1e-6, and multiplies by 1 where that is smaller.
+        if values[1] + 1e-6 > run.clip:
+            with span("clipping"):
+                nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
         updates = state.step - state.stage_start - state.scale.skipped
         optimizers.set_rate(state.optimizer, run, rate, updates)
-        state.optimizer.step()
+        with span("optimizer"):
+            state.optimizer.step()
     if run.precision == "fp16":
         state.scale.update(skips)
         row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}
-    update_averages(stage, state, batch.times.progress)
+    with span("averages"):
+        update_averages(stage, state, batch.times.progress)
     state.step += 1
     if state.teacher is not None:
         state.teacher_rows += evaluations

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import nn
 
+from fewstep.base import timing
 from fewstep.base.conditions import Cond
+from fewstep.base.timing import Key, in_turn
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.run.generator import Generator
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -45,16 +41,8 @@ def clock_calls(
     tick: Callable[[], None] = lambda: None,
 ) -> dict[Key, Timing]:
     """Each call's timing after one that is not timed; they take turns, to share busy moments."""
-    for call in calls.values():
-        call()
-    milliseconds: dict[Key, list[float]] = {key: [] for key in calls}
-    for _ in range(repeats):
-        for key, call in calls.items():
-            start = clock()
-            call()
-            milliseconds[key].append(1000 * (clock() - start))
-            tick()
-    return {key: _timing(batch, values) for key, values in milliseconds.items()}
+    seconds = in_turn(calls, repeats, clock, tick)
+    return {key: _timing(batch, [1000 * one for one in own]) for key, own in seconds.items()}
 
 
 def _timing(batch: int, values: list[float]) -> Timing:
@@ -95,22 +83,5 @@ def _networks(denoiser: nn.Module) -> Iterable[nn.Module]:
 def machine(generator: Generator) -> dict[str, Any]:
     """Device, software and number format of the measurement."""
     parameter = next(generator.denoiser.parameters())
-    device = parameter.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "device": device.type,
-        "name": name,
-        "threads": torch.get_num_threads(),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "system": f"{platform.system()} {platform.machine()}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    return {**timing.machine(parameter.device), "dtype": dtype}

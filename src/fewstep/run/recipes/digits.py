@@ -27,6 +27,8 @@ _OPTIONS: dict[str, Options] = {
     "direct_cm": {"n": 16, "solver": "heun"},
     "sct": {"warmup": 0.5},
     "scd": {"warmup": 0.5},
+    # With the divergence's weight 1 the encoder moves the noise off N(0, 1): docs/methods/vct.md
+    "vct": {"base": {"method": "ect", **_ECT}, "encoder_options": {"width": 64}, "weight": 100.0},
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive,
 # and a first stage that is not annealed is a bad start for a second (docs/log.md). Of PD each

@@ -25,7 +25,6 @@ _OPTIONS: dict[str, Options] = {
     "tract": {"steps": (64, 8, 1)},
     "direct_cm": {"n": 16, "solver": "heun"},
     "cmt": {"reuse": 4},
-    "tbcm": {"points": 4},
     "vct": {
         "base": {"method": "ect", "stages": 6},
         "encoder_options": {"width": 32, "depth": 1},

@@ -1,0 +1,1 @@
+"""How long training steps and samples take beside the bare network: ratios of one process."""
