@@ -89,14 +89,15 @@ def test_labels_are_neither_forgotten_nor_ignored(classes, cond):
 def test_a_deep_copy_is_an_average_that_follows():
     """average <- rate average + (1 - rate) weights; early averages forget the start."""
     student = small_student((4,))
-    average = averages.average_of(student)
+    average, other = (averages.average_of(student) for _ in range(2))
     before = [p.clone() for p in average.parameters()]
     with torch.no_grad():
         for p in student.parameters():
             p.add_(1.0)
-    averages.update(average, student, 0.9)
-    for p, old in zip(average.parameters(), before, strict=True):
+    averages.update([averages.pair(one, student) for one in (average, other)], [0.9, 0.5])
+    for p, q, old in zip(average.parameters(), other.parameters(), before, strict=True):
         torch.testing.assert_close(p, old + 0.1)
+        torch.testing.assert_close(q, old + 0.5)
     assert ema_rate(0, 0.999) == pytest.approx(0.1)
     assert ema_rate(10**6, 0.999) == 0.999
 
@@ -107,7 +108,7 @@ def test_buffers_follow_at_once():
     average = averages.average_of(model)
     assert not average.training
     model(torch.randn(16, 3, generator=generator(0, "x")))
-    averages.update(average, model, 0.999)
+    averages.update([averages.pair(average, model)], [0.999])
     assert torch.equal(average.running_mean, model.running_mean)
     assert average.num_batches_tracked == 1
 

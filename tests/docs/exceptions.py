@@ -47,6 +47,7 @@ EXCEPTIONS = [
     Special(r"fewstep train auto .*--init teacher", "parsed", "tests/project/test_distill.py"),
     Special(r"fewstep export .*--to diffusers", "parsed", "tests/export/test_diffusers.py"),
     Special(r"fewstep (eval|reference) .*--extractor inception", "parsed", "weights elsewhere"),
+    Special(r"fewstep bench", "parsed", "minutes: tests/bench"),
     Special(r"fewstep verify --claims", "parsed", "an hour on two cores"),
     Special(r"fewstep doctor TEACHER\.safetensors", "parsed", "weights of the reader's own"),
     Special(r"torchrun --max-restarts 3$", "left", "an option of the launcher alone"),

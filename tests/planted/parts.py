@@ -194,7 +194,7 @@ BUGS = [
         "EMA: rate and its complement swapped",
         averages,
         "update",
-        lambda f: lambda average, model, rate: f(average, model, 1 - rate),
+        lambda f: lambda pairs, rates: f(pairs, [1 - rate for rate in rates]),
         "EMA: n moves leave beta^n of the difference",
     ),
     Bug(

@@ -21,15 +21,20 @@ log = logging.getLogger("fewstep")
 FAR = 0.1
 
 
-class Tensors(NamedTuple):
-    """The weights and buffers of a module: a walk over its parts takes longer than an update."""
+class Pair(NamedTuple):
+    """The weights and buffers of an average and of its model.
 
-    weights: list[Tensor]
-    buffers: list[Tensor]
+    They are kept, since a walk over all modules takes longer than to move the weights.
+    """
+
+    average: list[Tensor]
+    model: list[Tensor]
+    buffers: list[tuple[Tensor, Tensor]]
 
 
-def tensors_of(module: nn.Module) -> Tensors:
-    return Tensors([*module.parameters()], [*module.buffers()])
+def pair(average: nn.Module, model: nn.Module) -> Pair:
+    buffers = zip(average.buffers(), model.buffers(), strict=True)
+    return Pair([*average.parameters()], [*model.parameters()], [*buffers])
 
 
 def average_of(model: nn.Module) -> nn.Module:
@@ -38,19 +43,15 @@ def average_of(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update(pairs: Sequence[tuple[Tensors, Tensors]], rates: Sequence[float]) -> None:
-    """average <- rate average + (1 - rate) model of each pair at its rate, in one pass.
-
-    A pair is `tensors_of` an average and of its model; buffers are copied.
-    """
-    old = [p for average, _ in pairs for p in average.weights]
-    newer = [p for _, model in pairs for p in model.weights]
+def update(pairs: Sequence[Pair], rates: Sequence[float]) -> None:
+    """average <- rate average + (1 - rate) model of each pair, in one pass; buffers are copied."""
     each = zip(pairs, rates, strict=True)
-    shares = [1 - rate for (average, _), rate in each for _ in average.weights]
-    torch._foreach_lerp_(old, newer, shares)
-    for average, model in pairs:
-        for buffer, other in zip(average.buffers, model.buffers, strict=True):
-            buffer.copy_(other)
+    shares = [1 - rate for one, rate in each for _ in one.average]
+    old = [p for one in pairs for p in one.average]
+    torch._foreach_lerp_(old, [p for one in pairs for p in one.model], shares)
+    for one in pairs:
+        for buffer, newer in one.buffers:
+            buffer.copy_(newer)
 
 
 def profile_products(

@@ -22,7 +22,7 @@ from fewstep.core.guidance import Guided
 from fewstep.core.method import Method
 from fewstep.core.process import Time
 from fewstep.run import profiles, sources
-from fewstep.run.averages import Tensors, average_of, tensors_of
+from fewstep.run.averages import Pair, average_of, pair
 from fewstep.run.averages import update as update_together
 from fewstep.run.build import build_student
 from fewstep.run.checkpoint import Checkpoint, whole_fingerprint
@@ -106,10 +106,9 @@ class State:
         return [module for module in self.trainable.modules() if abilities.normalise(module)]
 
     @cached_property
-    def average_pairs(self) -> dict[str, tuple[Tensors, Tensors]]:
-        """What an average moves, and towards what, by name; training makes no other tensors."""
-        student = tensors_of(self.student)
-        return {name: (tensors_of(module), student) for name, module in self.averages.items()}
+    def pairs(self) -> dict[str, Pair]:
+        """Each average beside the student; training makes no other tensors."""
+        return {name: pair(average, self.student) for name, average in self.averages.items()}
 
     def models(self) -> Models:
         """The networks as the loss takes them."""
@@ -326,4 +325,4 @@ def update_averages(stage: Stage, state: State, progress: float) -> None:
     if stage.method.ema_rate is not None:
         rates["target"] = stage.method.ema_rate(progress)
     # "initial" stays what it was.
-    update_together([state.average_pairs[name] for name in rates], [*rates.values()])
+    update_together([state.pairs[name] for name in rates], [*rates.values()])

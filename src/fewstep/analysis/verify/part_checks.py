@@ -68,7 +68,7 @@ def moving_average() -> float:
     start = [p.clone() for p in average.parameters()]
     rate = 0.9
     for _ in range(7):
-        averages.update([(averages.tensors_of(average), averages.tensors_of(model))], [rate])
+        averages.update([averages.pair(average, model)], [rate])
     errors = []
     for p, first, end in zip(average.parameters(), start, model.parameters(), strict=True):
         errors.append(apart(p, end.detach() + rate**7 * (first - end.detach())))
