@@ -31,6 +31,7 @@ STEPS = "5"
 SHORTER = {
     "train": ("--iterations", STEPS, "--device", "cpu", "--quiet"),
     "eval": ("--n", "64", "--draw", "32", "--device", "cpu", "--quiet"),
+    "bench": ("--batch", "32", "--repeats", "6", "--device", "cpu", "--quiet"),
     "sweep": ("--iterations", STEPS, "--n", "64", "--device", "cpu", "--jobs", "1", "--quiet"),
     "frontier": (
         *("--n", "64", "--draw", "32", "--search-n", "64", "--candidates", "1", "--repeats", "3"),

@@ -38,8 +38,8 @@ def small(**fields: Any) -> Run:
     """Six steps of a small network on the ring, a checkpoint after each."""
     settings: dict[str, Any] = {
         "iterations": 6,
-        "batch": 16,
-        "block": 4,
+        "batch": 64,
+        "block": 16,  # a trajectory of tbcm
         "network_options": {"width": 16, "depth": 1, "dropout": 0.1},
         "sigma_data": SIGMA_DATA,
         "ema": 0.6,
