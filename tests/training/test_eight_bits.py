@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 
 import pytest
@@ -94,7 +95,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path):
     out = tmp_path / "run"
 
     def stop(state):
-        if state.step == 3:  # the checkpoint is of step 2
+        if state.step == 3:  # the checkpoint is of step 2, written meanwhile
+            while not (out / "checkpoints" / "step-2").exists():
+                time.sleep(0.01)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
