@@ -10,6 +10,7 @@ from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
+from fewstep.networks.dropout import Masks
 from fewstep.run import averages
 from fewstep.run.profiles import ema_rate
 from tests.support.network_properties import has_true_derivatives
@@ -70,6 +71,7 @@ def test_masks_belong_to_their_rows_and_keep_the_mean():
     first, second = (masks.draw(layer, (16,), 0.75, torch.device("cpu")) for layer in (0, 1))
     for mask in (first, second):
         assert mask.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+        assert torch.corrcoef(mask.reshape(-1, 4).T).triu(1).abs().max() < 5 / 16_000**0.5
         assert mask.mean().item() == pytest.approx(1.0, abs=4 * (0.25 / 0.75 / mask.numel()) ** 0.5)
     x = torch.randn(6, 4, generator=generator(0, "x"), dtype=torch.float64)
     together = student(x, 1.0, None, student.masks(6, [3, 4, 5]))
@@ -78,6 +80,16 @@ def test_masks_belong_to_their_rows_and_keep_the_mean():
     assert not torch.equal(together, student(x, 1.0))
     assert not torch.equal(first, second)  # layers
     assert not torch.equal(first[:2000], first[2000:])  # seeds
+
+
+@pytest.mark.parametrize("keep", [1e-7, 0.1, 1 / 3, 0.9, 1 - 1e-7])
+def test_a_mask_keeps_its_share_and_the_mean(keep):
+    """Its scale is the inverse of the share that it keeps, a multiple of 2^-16."""
+    mask = Masks(2**12, (5,)).draw(0, (2**8,), keep, torch.device("cpu"))
+    share = round(2**16 / mask.max().item()) / 2**16 if mask.any() else 2**-16
+    assert abs(share - keep) <= 2**-16
+    deviation = ((1 - share) * share / 2**20) ** 0.5
+    assert abs((mask > 0).double().mean().item() - share) <= 5 * deviation
 
 
 @pytest.mark.parametrize(("classes", "cond"), [(3, None), (0, torch.tensor([1]))])
