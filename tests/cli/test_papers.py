@@ -124,7 +124,7 @@ def train(words: list[str]) -> None:
         more += ["--method.distance", "l2"]
     few = [*FEW, "--precision", "fp32"]
     if run.method == "cmt":  # trajectories of two points, a step of each stage
-        few += ["--method.n", "2", "--block", "2", "--split", "0.5"]
+        few += ["--method.n", "2", "--method.reuse", "2", "--block", "2", "--split", "0.5"]
     assert main([*words, *more, *few, *CPU, "--cache", "cache"]) == 0
 
 
