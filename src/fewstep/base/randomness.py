@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -78,26 +78,28 @@ def _fork(seed: int, stream: str, device: torch.device | None) -> Iterator[None]
             module.set_rng_state(device_state, *where)
 
 
+def blocks_of(first: int, count: int, block: int) -> range:
+    """The numbers of the blocks that hold the samples first, first + 1, ..."""
+    return range(first // block, -(-(first + count) // block))
+
+
 def rows(draw: Callable[[int], Tensor], first: int, count: int, block: int) -> Tensor:
     """Rows [first, first + count) of a stream whose blocks of `block` rows `draw(number)` gives."""
-    start = first // block
-    stop = -(-(first + count) // block)
-    whole = torch.cat([draw(number) for number in range(start, stop)])
-    return whole[first - start * block :][:count]
+    numbers = blocks_of(first, count, block)
+    whole = torch.cat([draw(number) for number in numbers])
+    return whole[first - numbers.start * block :][:count]
 
 
 def normal(
     seed: int, stream: str, first: int, count: int, shape: tuple[int, ...], block: int
 ) -> Tensor:
     """Unit normals `[count, *shape]` (float32, CPU) of the samples first, first + 1, ..."""
-
-    start = first // block
-    blocks = -(-(first + count) // block) - start
-    whole = torch.empty((blocks, block, *shape), dtype=torch.float32, device="cpu")
+    numbers = blocks_of(first, count, block)
+    whole = torch.empty((len(numbers), block, *shape), dtype=torch.float32, device="cpu")
     source = torch.Generator("cpu")
-    for number, part in enumerate(whole):
-        part.normal_(generator=source.manual_seed(block_seed(seed, stream, start + number)))
-    return whole.flatten(0, 1)[first - start * block :][:count]
+    for number, part in zip(numbers, whole, strict=True):
+        part.normal_(generator=source.manual_seed(block_seed(seed, stream, number)))
+    return whole.flatten(0, 1)[first - numbers.start * block :][:count]
 
 
 def uniform(seed: int, stream: str, first: int, count: int, columns: int, block: int) -> Tensor:
@@ -105,13 +107,14 @@ def uniform(seed: int, stream: str, first: int, count: int, columns: int, block:
 
     Each column is a stream of its own, so that asking for one more leaves the others as they were.
     """
-
-    def draw(name: str, number: int) -> Tensor:
-        source = generator(seed, name, number)
-        return torch.rand(block, generator=source, dtype=torch.float64, device="cpu")
-
-    names = [f"{stream} {column}" for column in range(columns)]
-    return torch.stack([rows(partial(draw, name), first, count, block) for name in names], 1)
+    numbers = blocks_of(first, count, block)
+    whole = torch.empty((columns, len(numbers), block), dtype=torch.float64, device="cpu")
+    source = torch.Generator("cpu")
+    for column, own in enumerate(whole):
+        for number, part in zip(numbers, own, strict=True):
+            name = f"{stream} {column}"
+            part.uniform_(generator=source.manual_seed(block_seed(seed, name, number)))
+    return whole.flatten(1).T[first - numbers.start * block :][:count].contiguous()
 
 
 @lru_cache(maxsize=4)
