@@ -60,7 +60,7 @@ class Masks:
             source = torch.Generator(place).manual_seed(block_seed(0, f"dropout {layer}", seed))
             words = torch.empty(-(-count // 4), dtype=torch.int64, device=place)
             words.random_(torch.iinfo(torch.int64).min, None, generator=source)
-            # Sixteen bits for each entry, a seventh of the time of a uniform.
+            # Sixteen bits for each entry, a fraction of the time of a uniform each.
             bits = words.view(torch.int16)[:count] < lowest + levels_of(keep)
             return bits.reshape(size, *shape)
 
