@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fewstep.base.randomness import generator
 from fewstep.base.surroundings import threads
 from fewstep.base.timing import in_turn
 from fewstep.bench.steps import Trainer, ratio
@@ -154,7 +155,7 @@ def give_weights(own: nn.Module, other: nn.Module) -> float:
     """Gives our network the other's weights; how far its outputs are from the other's."""
     weights = {name.removeprefix("model."): p for name, p in other.state_dict().items()}
     own.load_state_dict(weights)
-    x, label = torch.randn(4, *SHAPE), torch.full((4,), 0.2)
+    x, label = torch.randn(4, *SHAPE, generator=generator(0, "peers")), torch.full((4,), 0.2)
     before, after = other.model.eval()(x, label, None), own.eval()(x, label, None)  # type: ignore[operator, union-attr]
     other.train()
     own.train()

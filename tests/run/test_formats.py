@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import fewstep as fs
+from fewstep.base.randomness import block_seed
 from fewstep.cli import main
+from fewstep.networks import dropout
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, fingerprint, read
 from fewstep.run.config import run_from_json
@@ -41,10 +43,22 @@ def test_format_1_is_read_with_what_it_leaves_out(old):
     assert main(["inspect", str(old)]) == 0
 
 
-def test_a_run_of_format_1_ends_as_one_of_this_version(old, tmp_path):
+def masks_of_then(self, layer, shape, keep, device):
+    """Bernoulli draws, an entry at a time."""
+    parts = []
+    for seed in self.seeds:
+        source = torch.Generator(device).manual_seed(block_seed(0, f"dropout {layer}", seed))
+        part = torch.empty(self.rows // len(self.seeds), *shape, device=device)
+        parts.append(part.bernoulli_(keep, generator=source))
+    return torch.cat(parts).bool()
+
+
+def test_a_run_of_format_1_ends_as_one_of_this_version(old, tmp_path, monkeypatch):
     """Bit for bit where this machine makes the bits of the one that wrote it: else the last digits
-    are others.
+    are others. With that version's masks of dropout.
     """
+    monkeypatch.setattr(dropout.Masks, "_all", masks_of_then)
+    monkeypatch.setattr(dropout, "levels_of", lambda keep: keep * dropout.LEVELS)
     run = run_from_json(json.loads((old / "run.json").read_text()))
     at_four: dict[str, dict[str, torch.Tensor]] = {}
 
