@@ -71,6 +71,10 @@ AUDITED = {
         "process",
     ): "times fresh interpreters, a fixed list of arguments without a shell",
     (
+        "benchmarks/peers.py",
+        "global generator",
+    ): "steps of other codes, which draw from it",
+    (
         "benchmarks/memory.py",
         "process",
     ): "measures the command line from outside, a fixed list of arguments without a shell",
