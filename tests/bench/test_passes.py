@@ -41,10 +41,13 @@ def test_what_is_repeated_is_what_was_passed() -> None:
     assert [(one.rows, one.learns) for one in passes] == [(32, False), (32, True)]
     before = [*outputs]
     outputs.clear()
+    live: list[torch.Tensor] = []
+    student.network.register_forward_hook(lambda *call: live.append(call[2]))
     repeat(passes, {"student": student.network})
     handle.remove()
     assert all(map(torch.equal, before, outputs))
     assert len(before) == len(outputs) == 2
+    assert [one.grad_fn is not None for one in live] == [False, True]
     assert all(p.grad is not None for p in student.network.parameters())
 
 

@@ -463,3 +463,21 @@ def test_edm2_trains_with_its_learned_weight_and_resumes(tmp_path):
     assert {"student", "ema", "balance"} < groups.keys()
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     assert train(run, method=method, out=tmp_path, resume=True).fingerprint == whole.fingerprint
+
+
+def test_a_gradient_is_clipped_where_it_is_longer():
+    """Adam's moments say so: smaller by a bound of 1e-3, alike by bounds that are never met."""
+
+    def moments(clip: float) -> float:
+        sizes = []
+
+        def watch(state) -> None:
+            own = [state.optimizer.state[p]["exp_avg"] for p in state.student.parameters()]
+            sizes.append(float(torch.nn.utils.get_total_norm(own)))
+
+        fs.train(tiny_run(clip=clip, iterations=1), progress=False, device="cpu", watch=watch)
+        return sizes[0]
+
+    free, far, close = map(moments, (1e9, 1e6, 1e-3))
+    assert free == far > close
+    assert close == pytest.approx(1e-3 * (1 - tiny_run().betas[0]), rel=1e-3)

@@ -168,7 +168,9 @@ class Live(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for one in tree_leaves(result):
             if isinstance(one, Tensor) and one.layout == torch.strided:
-                self._count(one.untyped_storage())
+                own = unwrap(one)
+                if not own._is_zerotensor():  # the derivative of a constant takes no memory
+                    self._count(own.untyped_storage())
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -182,6 +184,14 @@ class Live(TorchDispatchMode):
     def _forget(self, place: int, size: int) -> None:
         self.places.discard(place)
         self.now -= size
+
+
+def unwrap(x: Tensor) -> Tensor:
+    """A tensor without the wrappers of torch.func, which says only in private what they hold."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
 
 
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:

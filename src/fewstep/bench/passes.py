@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from fewstep.base.memory import unwrap
 from fewstep.networks.dropout import Masks
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -70,17 +71,9 @@ def _parts(x: Tensor) -> tuple[Tensor, Tensor | None]:
     if forward_ad._current_level >= 0:
         x, tangent = forward_ad.unpack_dual(x)
     if tangent is not None:
-        return _inside(x).detach().clone(), _inside(tangent).detach().clone()
-    values = _inside(x).detach().clone()
+        return unwrap(x).detach().clone(), unwrap(tangent).detach().clone()
+    values = unwrap(x).detach().clone()
     return values.requires_grad_() if x.requires_grad else values, None
-
-
-def _inside(x: Tensor) -> Tensor:
-    """A tensor without the wrappers of torch.func, which says only in private what they hold."""
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        x = functorch.get_unwrapped(x)
-    return x
 
 
 def repeat(passes: list[Pass], networks: Mapping[str, Callable[..., Any]]) -> None:

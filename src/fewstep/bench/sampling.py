@@ -38,19 +38,27 @@ class SamplingTime:
     samples_per_second: float
 
 
-def measure(
-    trainer: Trainer, sizes: Sequence[int], steps: int, repeats: int, *, progress: bool = False
-) -> list[SamplingTime]:
-    """Calls for so many samples, each beside its bare loop, all in turn."""
+Calls = dict[tuple[str, int], Callable[[], object]]
+
+
+def calls_of(trainer: Trainer, sizes: Sequence[int], steps: int) -> Calls:
+    """For each number of samples the call and its bare loop. Raises UserError for other steps."""
     prepared = trainer.prepared
-    state = trainer.state
-    own = Generator(
-        prepared.run, prepared.facts, prepared.stages[-1].method, state.averages["ema"], 0
-    )
-    calls: dict[tuple[str, int], Callable[[], object]] = {}
+    method, average = prepared.stages[-1].method, trainer.state.averages["ema"]
+    own = Generator(prepared.run, prepared.facts, method, average, 0)
+    calls: Calls = {}
     for size in sizes:
         calls["call", size] = call_of(own, size, steps)
         calls["bare", size] = bare_of(trainer, calls["call", size], size)
+    return calls
+
+
+def measure(
+    trainer: Trainer, calls: Calls, steps: int, repeats: int, *, progress: bool = False
+) -> list[SamplingTime]:
+    """Calls of so many samples, each beside its bare loop, all in turn."""
+    prepared = trainer.prepared
+    sizes = [size for kind, size in calls if kind == "call"]
     clock = clock_of(prepared.device)
     with Progress(repeats * len(calls), "call", show=progress) as bar:
         seconds = in_turn(calls, repeats, clock, partial(bar.update, 1), TURN)

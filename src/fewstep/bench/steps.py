@@ -21,7 +21,6 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.run.machines import KINDS
 from fewstep.run.prepare import Prepared
 from fewstep.statistics.intervals import Median, median_interval
-from fewstep.training import optimizers
 from fewstep.training.batches import Batch, draw_batch, to_device
 from fewstep.training.hand_over import enter_stage
 from fewstep.training.preflight import choose_by_trial
@@ -76,7 +75,7 @@ class Trainer:
     def __init__(self, name: str, prepared: Prepared) -> None:
         self.name = name
         self.state = new_state(prepared)
-        prepared, self.note = choose_by_trial(prepared, self.state)
+        prepared, _ = choose_by_trial(prepared, self.state)
         self.prepared = prepared
         last = prepared.stages[-1]
         self.at = last.first + int(LATE * (last.last - last.first))
@@ -112,13 +111,11 @@ class Floor:
             gradients(trainer.stage, trainer.state, batch)
         trainer.state.optimizer.zero_grad(set_to_none=True)
         self.networks = networks_of(self.state)
-        student = self.state.student.network
-        self.optimizer = optimizers.build(trainer.prepared.run, student.parameters())
 
     def __call__(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad(set_to_none=True)
         repeat(self.passes, self.networks)
-        self.optimizer.step()
+        self.state.optimizer.step()
 
 
 def networks_of(state: State) -> dict[str, nn.Module]:
@@ -207,23 +204,29 @@ def parts_of(trainer: Trainer) -> dict[str, float]:
 
 
 def memory_of(work: Callable[[], object], state: State, device: torch.device) -> int:
-    """Bytes of all tensors, weights included, when most are alive."""
+    """Bytes of the state's tensors and of those that the work makes, when most are alive."""
+    state.optimizer.zero_grad(set_to_none=True)
+    storages = [x.untyped_storage() for x in tensors_of(state)]
+    sizes = {one.data_ptr(): one.nbytes() for one in storages}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         work()
-        return torch.cuda.max_memory_allocated(device)
-    storages = [x.untyped_storage() for x in tensors_of(state)]
-    resident = sum({one.data_ptr(): one.nbytes() for one in storages}.values())
+        return sum(sizes.values()) + torch.cuda.max_memory_allocated(device) - before
     live = Live()
+    live.places |= sizes.keys()
     with live:
         work()
-    return resident + live.peak
+    return sum(sizes.values()) + live.peak
 
 
 def tensors_of(state: State) -> Iterator[Tensor]:
     """What a state keeps between its steps."""
     for group in state.groups().values():
         yield from group.values()
+    teacher = state.teacher.denoiser if state.teacher else None
+    if isinstance(teacher, nn.Module):
+        yield from teacher.parameters()
 
 
 def peak_rate(device: torch.device, precision: str) -> float | None:

@@ -6,18 +6,16 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewstep.base.errors import require
+from fewstep.base.errors import UserError, require
 from fewstep.base.table import text_table
 from fewstep.cli import VERBS, train
 from fewstep.cli.arguments import is_option
-from fewstep.cli.choices import choices
+from fewstep.cli.choices import choices, occurrences
 from fewstep.cli.parse import parse_own
 from fewstep.cli.plan import prepare_run
 from fewstep.cli.sweep import name_of
 
 if TYPE_CHECKING:
-    import torch
-
     from fewstep.bench.sampling import SamplingTime
     from fewstep.bench.steps import StepTime
     from fewstep.run.prepare import Prepared
@@ -66,17 +64,19 @@ def main(argv: list[str]) -> int:
     own, rest = parse_own(Args, argv, verb="bench", description=DESCRIPTION)
     require(own.repeats >= 6, "repeats", own.repeats, "6 or more: fewer have no interval")
     require(min(own.sizes, default=0) >= 1, "sizes", own.sizes, "numbers from 1 on")
-    from fewstep.base.timing import machine
 
     rest = train.with_recipe_first(rest)
     is_named = bool(rest) and not is_option(rest[0])
+    others = sorted(occurrences(rest).keys() - {"device", "quiet", "threads"})
+    if others and not is_named:
+        raise UserError(f"--{others[0]}: expected a RECIPE before it: the table has its own")
     tables = [argv] if is_named else [[*words, *argv] for words in TABLE]
     facts: dict[str, Any] = {"steps": [], "sampling": []}
     for words in tables:
         table = measure(*parse_own(Args, words, verb="bench", description=DESCRIPTION))
         if not own.json:
             print(text_of(table), end="\n\n", flush=True)
-        facts["machine"] = machine(table.device)
+        facts["machine"] = table.machine
         facts["steps"] += map(asdict, table.steps)
         facts["sampling"] += map(asdict, table.sampling)
     if own.startup:
@@ -91,34 +91,46 @@ def main(argv: list[str]) -> int:
 
 
 class Table(NamedTuple):
-    """What was measured of one recipe."""
+    """What was measured of one recipe; note: why no samples were timed."""
 
-    device: torch.device
+    machine: dict[str, Any]
     steps: list[StepTime]
     sampling: list[SamplingTime]
+    note: str
 
 
 def measure(own: Args, rest: list[str]) -> Table:
-    """The runs of a recipe, prepared and timed."""
+    """The runs of a recipe, prepared and timed. Raises UserError for what is not measured."""
     from fewstep.base.surroundings import threads
+    from fewstep.base.timing import machine
     from fewstep.bench import sampling, steps
 
     if own.shape is not None and "--data" not in rest:
         rest = [*rest, "--data", "digits"]  # noise takes their place
     runs: dict[str, Prepared] = {}
-    quiet = False
+    quiet, counts = False, set()
     for way in choices(rest):
         args, run, code, _ = train.read(way.words, "bench")
+        for name in ("shard", "recompute", "resume"):
+            require(not getattr(args, name), name, True, "left out: it is not measured")
+        require(run.accumulate == 1, "accumulate", run.accumulate, "1: the floor is one pass")
         settings = way.settings(run)
-        runs[name_of(settings) if settings else run.method] = prepare_run(
-            run, code, args.device, own.shape, own.classes
-        )
-        quiet, count = args.quiet, run.threads
-    with threads(count):
+        name = name_of(settings) if settings else run.method
+        require(name not in runs, "row", name, "another name: two rows have this one")
+        runs[name] = prepare_run(run, code, args.device, own.shape, own.classes)
+        quiet = args.quiet
+        counts.add(run.threads)
+    require(len(counts) == 1, "threads", sorted(counts), "one number for all rows")
+    with threads(counts.pop()):
         trainers = [steps.Trainer(name, prepared) for name, prepared in runs.items()]
+        calls, note = {}, ""
+        try:
+            calls = sampling.calls_of(trainers[0], own.sizes, own.steps)
+        except UserError as error:
+            note = f"samples: not timed: {error}"
         times = steps.measure(trainers, own.repeats, progress=not quiet)
-        calls = sampling.measure(trainers[0], own.sizes, own.steps, own.repeats, progress=not quiet)
-    return Table(trainers[0].prepared.device, times, calls)
+        samples = sampling.measure(trainers[0], calls, own.steps, own.repeats, progress=not quiet)
+        return Table(machine(trainers[0].prepared.device), times, samples, note)
 
 
 def text_of(table: Table) -> str:
@@ -158,7 +170,7 @@ def text_of(table: Table) -> str:
         name,
         text_table(rows, head),
         f"parts of {first.name}, ms: {parts}",
-        text_table(calls, sample_head),
+        table.note or text_table(calls, sample_head),
     ]
     if first.mfu is not None:
         lines.append(", ".join(f"{one.name} {one.mfu:.1%} of the peak" for one in table.steps))

@@ -20,8 +20,8 @@ class Masks:
     """The masks of a batch, drawn when a layer asks: a seed for each equal run of `rows`.
 
     A seed is the block number of a layer's stream, so none collide. Masks are drawn on the data's
-    device, since another kind of device draws other numbers. They are stored as bits, since several
-    passes ask for the same.
+    device where that is a CPU or CUDA, which draw other numbers, else on the CPU. They are stored
+    as bits, since several passes ask for the same.
     """
 
     rows: int
