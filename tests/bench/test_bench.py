@@ -11,7 +11,11 @@ import torch
 
 from fewstep.base.timing import in_turn, span, spans
 from fewstep.bench import steps
-from fewstep.cli import main
+from fewstep.cli import main, train
+from fewstep.cli.bench import TABLE, Args
+from fewstep.cli.choices import choices
+from fewstep.cli.parse import parse_own
+from fewstep.cli.plan import prepare_run
 from fewstep.run.prepare import prepare
 from fewstep.run.recipes import RECIPES
 from fewstep.statistics.intervals import median_interval
@@ -88,6 +92,15 @@ def test_the_floor_steps_all_that_learns():
         grads = [p.grad for p in encoder.parameters() if p.grad is not None]
         norms.append(torch.nn.utils.get_total_norm(grads))
     assert norms[1] < 1.5 * norms[0]
+
+
+@pytest.mark.parametrize("words", TABLE, ids=" ".join)
+def test_each_row_of_the_table_can_be_made(words):
+    """No teacher, no data and no labels are missing."""
+    own, rest = parse_own(Args, [*words], verb="bench", description="")
+    for way in choices([*rest, "--data", "digits"]):
+        args, run, code, _ = train.read(way.words, "bench")
+        prepare_run(run, code, args.device, own.shape, own.classes)
 
 
 def test_in_turn_times_each_call_in_each_round():
