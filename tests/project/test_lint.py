@@ -164,6 +164,7 @@ BAD = {
 }
 
 GOOD = [
+    "class Run:\n    compile: str = 'off'",
     "import numpy as np\nnp.load(p, allow_pickle=False)",
     "from safetensors.torch import load\nload(content)",
     "import re\nre.compile(text)",

@@ -120,6 +120,11 @@ def is_within(name: str, words: str) -> bool:
     return any(name == word or name.startswith(f"{word}.") for word in words.split())
 
 
+def is_set(node: ast.AST) -> bool:
+    """Whether a value is given to that name, as to a field of a class."""
+    return isinstance(getattr(node, "ctx", None), ast.Store)
+
+
 def check_node(node: ast.AST, names: dict[str, str]) -> Iterator[Finding]:
     """The rules that one node breaks."""
     if isinstance(node, ast.Import):
@@ -127,7 +132,7 @@ def check_node(node: ast.AST, names: dict[str, str]) -> Iterator[Finding]:
     elif isinstance(node, ast.ImportFrom):
         inside = [f"{node.module}.{alias.name}" for alias in node.names]
         yield from check_import(node.lineno, [node.module or ""], inside)
-    elif isinstance(node, ast.Name | ast.Attribute):
+    elif isinstance(node, ast.Name | ast.Attribute) and not is_set(node):
         name = full_name(node, names)
         for rule, words in NAMES.items():
             if is_within(name, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fewstep.base.errors import UserError
 
@@ -30,3 +31,16 @@ def pick_device(name: str, local: int | None = None) -> torch.device:
             )
         return torch.device("cuda", local % count)
     return torch.device(name)
+
+
+def first_weight(module: nn.Module) -> nn.Parameter | None:
+    """The first of its parameters, None without any.
+
+    `next(module.parameters())` puts together names of all modules on the way, which takes as long
+    as a layer of a small network.
+    """
+    for weight in module._parameters.values():
+        if weight is not None:
+            return weight
+    inner = (first_weight(part) for part in module._modules.values() if part is not None)
+    return next((weight for weight in inner if weight is not None), None)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,17 +38,28 @@ def surroundings(*, grad: bool = False) -> Iterator[None]:
 
     Also as a decorator. The choice between deterministic and other kernels stays the caller's.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_process_settings())
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(grad))
-        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        if torch.get_default_device().type != "cpu":  # else nothing: it costs each operation time
-            stack.enter_context(torch.device("cpu"))
-        for kind in ("cpu", "cuda", "mps"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+    with (
+        _process_settings(),
+        _own_modes(),
+        torch.set_grad_enabled(grad),  # after inference mode, whose end turns gradients on
+        np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
+    ):
         yield
+
+
+def _own_modes() -> AbstractContextManager[Any]:
+    """Leaves what modes of torch the caller is in; most are in none, and then it costs nothing."""
+    kinds = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
+    is_elsewhere = torch.get_default_device().type != "cpu"
+    if not kinds and not is_elsewhere and not torch.is_inference_mode_enabled():
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    if is_elsewhere:  # else nothing: it costs each operation time
+        stack.enter_context(torch.device("cpu"))
+    for kind in kinds:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from fewstep.base.progress import Progress
 from fewstep.base.randomness import generator
 from fewstep.base.timing import clock_of, in_turn
 from fewstep.bench.passes import record, repeat
-from fewstep.bench.steps import TURN, Trainer, networks_of, ratio
+from fewstep.bench.steps import TURN, Trainer, networks_of, programs, ratio
 from fewstep.run.generator import Generator
 
 
@@ -44,12 +44,13 @@ Calls = dict[tuple[str, int], Callable[[], object]]
 def calls_of(trainer: Trainer, sizes: Sequence[int], steps: int) -> Calls:
     """For each number of samples the call and its bare loop. Raises UserError for other steps."""
     prepared = trainer.prepared
-    method, average = prepared.stages[-1].method, trainer.state.averages["ema"]
-    own = Generator(prepared.run, prepared.facts, method, average, 0)
+    method, average = prepared.stages[-1].method, trainer.state.average
+    plain = Generator(prepared.run, prepared.facts, method, average, 0)
+    own = plain if prepared.run.compile == "off" else plain.compile(prepared.run.compile)
     calls: Calls = {}
     for size in sizes:
         calls["call", size] = call_of(own, size, steps)
-        calls["bare", size] = bare_of(trainer, calls["call", size], size)
+        calls["bare", size] = bare_of(trainer, call_of(plain, size, steps), size)
     return calls
 
 
@@ -91,9 +92,10 @@ def call_of(own: Generator, size: int, steps: int) -> Callable[[], object]:
 
 def bare_of(trainer: Trainer, call: Callable[[], object], size: int) -> Callable[[], object]:
     """The same passes without anything around them, and the noise that they begin with."""
-    networks = networks_of(trainer.state)
-    with record(networks) as passes:
+    modules = networks_of(trainer.state)
+    with record(modules) as passes:
         call()
+    networks = programs(modules, trainer.prepared.run.compile)
     shape, device = (size, *trainer.prepared.facts.shape), trainer.prepared.device
 
     source = generator(0, "bench")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from fewstep.base.memory import Live
 from fewstep.base.progress import Progress
 from fewstep.base.timing import clock_of, in_turn
 from fewstep.bench.passes import Pass, record, repeat
+from fewstep.core.compiling import Mode, compile_network
 from fewstep.core.denoiser import Preconditioned
 from fewstep.run.machines import KINDS
 from fewstep.run.prepare import Prepared
@@ -84,6 +86,7 @@ class Trainer:
         self.stage = last
         self.state.step = self.at
         self.floor = Floor(self)
+        self.state.compile = prepared.run.compile
 
     def batch(self) -> Batch:
         return draw_batch(self.stage, self.prepared.arrays, self.at)
@@ -110,7 +113,7 @@ class Floor:
         with record(networks_of(trainer.state)) as self.passes:
             gradients(trainer.stage, trainer.state, batch)
         trainer.state.optimizer.zero_grad(set_to_none=True)
-        self.networks = networks_of(self.state)
+        self.networks = programs(networks_of(self.state), trainer.prepared.run.compile)
 
     def __call__(self) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
@@ -128,6 +131,13 @@ def networks_of(state: State) -> dict[str, nn.Module]:
         name: module.network if isinstance(module, Preconditioned) else module
         for name, module in modules.items()
     }
+
+
+def programs(networks: Mapping[str, nn.Module], mode: Mode) -> dict[str, Callable[..., Any]]:
+    """The networks by their names, with compiled passes where the mode says so."""
+    if mode == "off":
+        return dict(networks)
+    return {name: compile_network(one, mode) for name, one in networks.items()}
 
 
 def describe(passes: list[Pass]) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fewstep.base.world import World
+    from fewstep.core.compiling import Mode
     from fewstep.run.generator import Generator
 
 
@@ -38,6 +40,9 @@ class SamplingArgs:
     """The last move of --sampler addim: its own, or ddim, which leaves the guess as it is."""
     later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
+    compile: Literal["off", "on", "graphs"] = "off"
+    """Whether torch compiles the network's pass first, for many samples: minutes on a CPU; graphs
+    captures it as a CUDA graph too."""
 
 
 def share(generator: Generator, world: World) -> Generator:
@@ -63,4 +68,18 @@ def sampled_by(generator: Generator, args: SamplingArgs) -> Generator:
     }
     if any(value is not None for value in options.values()) or args.final_step != "addim":
         generator = generator.with_sampler(**options, final_step=args.final_step)  # type: ignore[arg-type]
-    return generator.with_guidance(args.guidance, args.guidance_interval)
+    generator = generator.with_guidance(args.guidance, args.guidance_interval)
+    return compile_passes(generator, args.compile, quiet=getattr(args, "quiet", False))
+
+
+def compile_passes(generator: Generator, mode: Mode, quiet: bool) -> Generator:
+    """The generator with compiled passes where the mode says so; a line says what that costs."""
+    from fewstep.core.compiling import forecast
+
+    if mode == "off":
+        return generator
+    generator = generator.compile(mode)
+    line = forecast(generator.denoiser, passes=1)
+    if line and not quiet:
+        print(f"compile: {line}", file=sys.stderr, flush=True)
+    return generator

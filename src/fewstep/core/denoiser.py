@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, apply_mask, each, pick
+from fewstep.base.device import first_weight
 from fewstep.base.errors import UserError
 from fewstep.core import abilities, scalings
 from fewstep.core.process import Process, Time, as_time, edm, expand, per_row
@@ -211,6 +212,11 @@ class Preconditioned(nn.Module):
         self.network = network
         self.scaling = scaling
         self.process = edm() if process is None else process
+        self.program: Callable[..., Any] | None = None  # by `compiling.compile_passes`
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which has weights of its own."""
+        return {**super().__getstate__(), "program": None}  # type: ignore[no-untyped-call]
 
     @property
     def ends(self) -> int:
@@ -254,7 +260,8 @@ class Preconditioned(nn.Module):
         end: Tensor | None = None,
     ) -> Tensor:
         """F(in x_t, noise, cond), like x_t: the network's own output. Raises UserError."""
-        dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
+        weight = first_weight(self)
+        dtype = x_t.dtype if weight is None else weight.dtype
         x = (expand(c.in_, x_t) * x_t).to(dtype)
         cond, _ = without_guidance(cond)
         # At least float32: bfloat16 would merge close times.
@@ -274,10 +281,11 @@ class Preconditioned(nn.Module):
         return raw.to(x_t.dtype)
 
     def _pass(self, x: Tensor, label: Tensor, cond: Cond, *masks: Masks, **end: Tensor) -> Any:
+        network = self.program or self.network
         split = _SPLIT.get()
         if split is None or torch.is_grad_enabled():
-            return self.network(x, label, cond, *masks, **end)
-        return in_parts(self.network, split, x, label, cond, *masks, **end)
+            return network(x, label, cond, *masks, **end)
+        return in_parts(network, split, x, label, cond, *masks, **end)
 
     def forward(
         self,

@@ -65,7 +65,7 @@ def multistep_grid(process: Process, moves: int, later_sigmas: Sequence[float]) 
         expected = f"below t_max = {process.t_max}"
         require(t < process.t_max, "later_sigmas", tuple(later_sigmas), expected)
     if len(later) != moves - 1:
-        later = grid_of(process, moves).tolist()[1:-1]
+        later = grid_of(process, moves).tolist()[1:-1] if moves > 1 else []
     return [process.t_max, *later, 0.0]
 
 

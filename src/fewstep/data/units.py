@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,8 +102,16 @@ class Units:
         shape = [1] * ndim
         if self.axis is not None:
             shape[self.axis + 1] = -1
-        shift, scale = (torch.tensor(v, dtype=torch.float64) for v in (self.shift, self.scale))
+        shift, scale = self._numbers
         return shift.reshape(shape), scale.reshape(shape)
+
+    @cached_property
+    def _numbers(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale in float64."""
+        return (
+            torch.tensor(self.shift, dtype=torch.float64),
+            torch.tensor(self.scale, dtype=torch.float64),
+        )
 
     def _curves(self, x: Tensor) -> Iterator[tuple[Quantiles, Tensor]]:
         """Each variable of a batch that has quantiles, as a view."""
@@ -110,7 +119,7 @@ class Units:
             if law is not None:
                 yield law, x if self.axis is None else x.select(self.axis + 1, place)
 
-    @property
+    @cached_property
     def need_double(self) -> bool:
         """Whether float32 could not tell neighbours apart."""
         shift, scale = np.array(self.shift), np.array(self.scale)

@@ -14,6 +14,8 @@ from fewstep.base.randomness import block_seed
 
 LEVELS = 2**16  # numbers that an entry of a mask may draw
 
+Sites = dict[int, tuple[tuple[int, ...], float]]  # of each layer the shape of a row, and `keep`
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -28,6 +30,7 @@ class Masks:
     seeds: tuple[int, ...]
     index: Tensor | None = None  # which of all rows
     _cache: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    sites: Sites = field(default_factory=dict, compare=False, repr=False)  # that were drawn
 
     def at(self, index: Tensor) -> Masks:
         """The masks of some of the rows that these are of."""
@@ -37,17 +40,27 @@ class Masks:
         """The same masks, not drawn yet; those of one drawing share one of the caches."""
         return replace(self, _cache=caches.setdefault(id(self._cache), {}))
 
+    def draw_all(self, sites: Sites, device: torch.device) -> None:
+        """Draws what layers will ask for, so that a pass itself draws nothing."""
+        for layer, (shape, keep) in sites.items():
+            self._bits(layer, shape, keep, device)
+
     def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         """1 / keep with probability `keep`, else 0: `[rows, *shape]` in float32.
 
         keep is met to 2^-16, and is that multiple of it in both places.
         """
-        if layer not in self._cache:
-            self._cache[layer] = self._all(layer, shape, keep, device)
-        bits = self._cache[layer]
+        bits = self._bits(layer, shape, keep, device)
         if self.index is not None:
             bits = bits[self.index.to(device)]
         return torch.where(bits, LEVELS / levels_of(keep), 0.0)
+
+    def _bits(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
+        """Which entries of all rows are kept."""
+        if layer not in self._cache:
+            self._cache[layer] = self._all(layer, shape, keep, device)
+            self.sites[layer] = tuple(shape), keep
+        return self._cache[layer]
 
     def _all(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         size = self.rows // len(self.seeds)

@@ -20,7 +20,7 @@ def unit(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
     norm = torch.linalg.vector_norm(
         x, dim=tuple(dim), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
     )
-    count = math.prod(x.shape[d] for d in dim)
+    count = math.prod([x.shape[d] for d in dim])
     return x / (norm * math.sqrt(1 / count) + eps).to(x.dtype)
 
 

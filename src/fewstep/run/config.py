@@ -29,7 +29,7 @@ DESCRIPTION = "data_description"  # beside a run's fields in run.json, for peopl
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
 FILE_NAMES = {"later_sigmas": "middle_times"}
 # Fields that files leave out where they are at their defaults.
-LATER = ("extend", "eval_every", "eval_metric")
+LATER = ("extend", "eval_every", "eval_metric", "compile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,10 @@ class Run:
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the networks' passes while training; all else stays in fp32."""
+    compile: Literal["off", "on", "graphs"] = "off"
+    """Whether torch compiles the networks' passes while training, which takes minutes before the
+    first step on a CPU; graphs captures them as CUDA graphs too.
+    """
     optimizer: Literal["adam", "adamw", "radam", "lion", "adamw8bit"] = "adam"
     """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others;
     adamw8bit is bitsandbytes', with moments of a byte each.

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.conditions import Cond
-from fewstep.base.device import pick_device
+from fewstep.base.device import first_weight, pick_device
 from fewstep.base.errors import UserError, require
 from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling, solvers, tell
+from fewstep.core.compiling import Mode, with_passes
 from fewstep.core.denoiser import Denoiser, Preconditioned, Truncated
 from fewstep.core.guidance import SelfGuide, guide
 from fewstep.core.method import Method
@@ -82,7 +83,8 @@ class Generator:
     @property
     def device(self) -> torch.device:
         """Where its weights are; a network without any computes on the host."""
-        return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
+        weight = first_weight(self.denoiser)
+        return torch.device("cpu") if weight is None else weight.device
 
     @property
     def guess(self) -> Denoiser:
@@ -109,6 +111,15 @@ class Generator:
             return self
         there = copy.deepcopy(self.denoiser).to(place)
         return replace(self, denoiser=there, room=Room())
+
+    def compile(self, mode: Mode = "on") -> Generator:
+        """Itself with passes that torch compiles when samples are first made of it.
+
+        On a CPU that takes minutes, once for a number of samples and once for all others; graphs
+        replays CUDA graphs too. Samples are the same but for rounding. Raises UserError for graphs
+        without CUDA; sampling does, where a pass cannot be compiled as a whole.
+        """
+        return replace(self, denoiser=with_passes(self.denoiser, mode))
 
     @surroundings()
     def sample(

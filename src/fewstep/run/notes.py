@@ -23,8 +23,7 @@ def notes_of(generator: Generator, by: sampling.Sampler, grid: Sequence[float]) 
 def low_start(generator: Generator, t: float) -> str:
     """Where sampling starts at a level at which the data still show."""
     process, std = generator.method.process, generator.facts.sigma_data
-    level = process.level(t).item()
-    if t == process.t_max or level >= LOW_START * std:
+    if t == process.t_max or (level := process.level(t).item()) >= LOW_START * std:
         return ""
     return (
         f"sampling starts at level {level:.4g} as if that were pure noise: expected at least"

@@ -65,7 +65,7 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
     if state.is_sharded:
         return LevelChoice(), f"{own}weights in shards cannot be asked by one process"
     facts = replace(prepared.facts, description={})  # what lies outside is no news here
-    generator = Generator(run, facts, prepared.method, state.averages["ema"], state.step)
+    generator = Generator(run, facts, prepared.method, state.average, state.step)
     choice = search_levels(generator, *scoring(generator, dataset, count, run.seed))
     return choice, describe(choice, count)
 

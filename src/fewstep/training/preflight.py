@@ -15,10 +15,11 @@ from fewstep.core.method import Method
 from fewstep.core.targets import Probe
 from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared, fill_auto
-from fewstep.run.stages import Stage
+from fewstep.run.stages import Stage, stage_at
 from fewstep.training.batches import Batch, cut, draw_batch, sharing, to_device
 from fewstep.training.precision import PASSES
 from fewstep.training.state import State
+from fewstep.training.step import gradients
 
 ROWS = 4  # that a trial looks at
 SHORT = 5e-3  # a step of differences in float32
@@ -109,6 +110,25 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
     has_unused = any(p.grad is None for p in state.trainable.parameters())
     state.trainable.zero_grad(set_to_none=True)
     return has_unused
+
+
+def compile_passes(prepared: Prepared, state: State) -> None:
+    """Compiles the passes of the next step, of which nothing else stays. Raises UserError.
+
+    Those of a later stage are compiled by its first step.
+    """
+    run = prepared.run
+    state.compile = run.compile
+    stage = stage_at(prepared.stages, state.step)
+    if state.step == run.steps or stage.number > state.stage:
+        return
+    batch = draw_batch(stage, prepared.arrays, state.step, state.world)
+    buffers = [(one, one.clone()) for one in state.trainable.buffers()]
+    gradients(stage, state, to_device(batch, prepared.device))
+    state.trainable.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

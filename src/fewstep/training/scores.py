@@ -40,7 +40,7 @@ def generator_of(prepared: Prepared, state: State, count: int) -> Generator:
     """The average of this step, for `count` samples; ranks with shards pass the same rows."""
     method = state.position().trained(prepared.method)
     facts = replace(prepared.facts, description={})  # what lies outside is no news here
-    generator = Generator(prepared.run, facts, method, state.averages["ema"], state.step)
+    generator = Generator(prepared.run, facts, method, state.average, state.step)
     return replace(generator, room=Room(least=count)) if state.is_sharded else generator
 
 

@@ -17,6 +17,7 @@ from fewstep.base.errors import StorageError
 from fewstep.base.randomness import fork_rng
 from fewstep.base.world import ALONE, World, is_divided, scatter_like, whole
 from fewstep.core import abilities
+from fewstep.core.compiling import Mode, compile_passes, with_passes
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.guidance import Guided
 from fewstep.core.method import Method
@@ -89,6 +90,7 @@ class State:
     level_choice: LevelChoice = field(default_factory=LevelChoice)  # at the end
     is_sharded: bool = False  # whether each of them holds a part of every weight
     spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
+    compile: Mode = "off"  # the passes of the networks that the loss asks
     # SHA-256 over the chain before and the row that was logged last: a chain of all rows.
     log_chain: str = ""
 
@@ -99,6 +101,12 @@ class State:
     @property
     def student(self) -> Preconditioned:
         return cast(Preconditioned, self.trainable["student"])
+
+    @property
+    def average(self) -> nn.Module:
+        """The average that samples are made of, by ordinary passes: few are made of one size."""
+        average = self.averages["ema"]
+        return average if self.compile == "off" else with_passes(average, "off")
 
     @cached_property
     def normalisers(self) -> list[nn.Module]:
@@ -111,15 +119,22 @@ class State:
         return {name: pair(average, self.student) for name, average in self.averages.items()}
 
     def models(self) -> Models:
-        """The networks as the loss takes them."""
+        """The networks as the loss takes them, with compiled passes where the state says so."""
         beside: dict[str, Any] = {
             name: module for name, module in self.trainable.items() if name != "student"
         }
         average = self.averages.get("target", self.averages["ema"])
-        teacher = self.guide or self.teacher
-        return Models(
-            student=self.student, ema=average, teacher=teacher, frozen=self.frozen, **beside
+        models = Models(
+            student=self.student,
+            ema=average,
+            teacher=self.guide or self.teacher,
+            frozen=self.frozen,
+            **beside,
         )
+        if self.compile != "off":
+            for one in filter(None, (models.student, models.ema, models.teacher, models.frozen)):
+                compile_passes(one, self.compile)
+        return models
 
     def modules(self) -> dict[str, nn.Module]:
         """All networks by the name of their checkpoint group."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from fewstep.base.errors import Stopped, require
 from fewstep.base.surroundings import surroundings, threads
 from fewstep.base.world import World
+from fewstep.core import compiling
 from fewstep.data.description import refuse, text_of, warn
 from fewstep.networks.blocks import blocks_of, recompute, watch_calls
 from fewstep.run import averages, checkpoint, lock, stages
@@ -82,6 +84,9 @@ def train(
     folder = None if out is None else Path(out)
     need = "0 without out: the best checkpoint is kept in a run folder"
     require(folder is not None or not run.eval_every, "eval_every", run.eval_every, need)
+    for name, is_on in {"shard": shard, "recompute": recompute}.items():
+        need = f"off with {name}, through which torch's compiler does not see"
+        require(not is_on or run.compile == "off", "compile", run.compile, need)
     # What is asked for; the rest is known once the processes are connected.
     prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
     ways: dict[str, Any] = {"shard": shard, "recompute": recompute, "workers": workers}
@@ -152,7 +157,7 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
     parallel.check_network(state, launch.recompute, blocks)
 
     def result() -> Generator:
-        average = state.averages["ema"]
+        average = state.average
         if fresh is not None:
             average = parallel.plain(average, fresh)
         trained = state.position().trained(prepared.method)
@@ -172,6 +177,7 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         recorder = None if launch.out is None else Recorder(prepared, state, launch.out, launch.log)
         if launch.progress:
             _announce(prepared, reason)
+        _compile(prepared, state, launch.progress)
         try:
             loop(prepared, state, launch, recorder)
         except Stopped as error:
@@ -182,6 +188,19 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
             if recorder:
                 recorder.loggers.close()
     return result()
+
+
+def _compile(prepared: Prepared, state: State, progress: bool) -> None:
+    """Compiles what the next step asks, where the run says so; says before what that costs."""
+    if prepared.run.compile == "off":
+        return
+    forecast = compiling.forecast(state.student, passes=2)
+    if progress and forecast:
+        print(f"compile: {forecast}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    preflight.compile_passes(prepared, state)
+    if progress:
+        print(f"compile: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def end_of(prepared: Prepared) -> str:
