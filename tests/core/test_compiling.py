@@ -118,7 +118,8 @@ def test_weights_are_shared_and_copies_are_plain():
     """A program is of one network: a copy with weights of its own must not run the other's."""
     plain = denoiser()
     own = with_passes(plain, "on")
-    assert plain.program is None and own.program is not None
+    assert plain.program is None
+    assert own.program is not None
     assert own.network is plain.network
     other = copy.deepcopy(own)
     assert other.program is None
@@ -132,7 +133,8 @@ def test_weights_are_shared_and_copies_are_plain():
 def test_both_networks_of_a_pair_are_compiled():
     pair = Truncated(denoiser(), denoiser(), 1.0)
     own = with_passes(pair, "on")
-    assert own.low.program is not None and own.high.program is not None
+    assert own.low.program is not None
+    assert own.high.program is not None
     t = torch.tensor([0.5, 2.0, 0.5, 3.0], dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(own(rows(), t), pair(rows(), t))
