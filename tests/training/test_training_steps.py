@@ -15,7 +15,9 @@ from torch import nn
 import fewstep as fs
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.randomness import generator
+from fewstep.base.surroundings import tf32
 from fewstep.core.denoiser import Preconditioned, passes_in
+from fewstep.core.derivatives import difference
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays
 from fewstep.run import checkpoint
@@ -143,6 +145,34 @@ def test_only_the_network_computes_in_low_precision(dtype):
     student(x, 1.3)
     full = (torch.float32,) * 3
     assert dtypes == [full, (*full[:2], dtype), full]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_tf32_is_taken_where_it_is_asked_for_and_never_by_differences(precision):
+    """PyTorch's own convolutions take it unasked. A pass and its gradient are in one precision."""
+    flags: dict[str, set[tuple[str, bool]]] = {"pass": set(), "back": set(), "difference": set()}
+
+    def note(place: str) -> None:
+        flags[place].add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    class Noted(nn.Linear):
+        def forward(self, x, noise_label, cond=None):
+            x = super().forward(x)
+            note("pass")
+            if x.requires_grad:
+                x.register_hook(lambda _: note("back"))
+            return x
+
+    before = torch.backends.cudnn.allow_tf32
+    run = tiny_run(network="own", network_options={}, iterations=2, precision=precision)
+    fs.train(run, network=Noted(2, 2), progress=False)
+    expected = ("high", True) if precision == "tf32" else ("highest", False)
+    assert flags["back"] == {expected}
+    assert expected in flags["pass"]
+    with tf32(precision == "tf32"):
+        difference(lambda x, t: (note("difference"), x)[1], *map(torch.ones, 4 * [3]), 0.1)
+    assert flags["difference"] == {("highest", False)}
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -2,7 +2,7 @@
 
 A default dtype or device, autocast, grad or inference mode, numpy's error state and the number of
 threads are the caller's. `surroundings` replaces them and brings them back. Those that torch keeps
-once for the whole process (dtype, precision of matmuls, threads) are changed by the first thread
+once for the whole process (dtype, TF32, threads) are changed by the first thread
 that enters and restored by the last that leaves, so that several threads may train or sample.
 `generator_lock` guards the one other thing that threads share: the global random generator.
 """
@@ -22,7 +22,7 @@ generator_lock = threading.RLock()  # held by `randomness.fork_rng`: one thread 
 
 _lock = threading.Lock()
 _users = 0  # threads, and calls within calls, that are inside
-_before: tuple[torch.dtype, str] = (torch.float32, "highest")  # what the first one found
+_before: tuple[torch.dtype, str, bool] = (torch.float32, "highest", True)  # what the first found
 _threads = 0  # likewise
 _thread_users = 0
 
@@ -87,9 +87,10 @@ def _process_settings() -> Iterator[None]:
     global _users, _before
     with _lock:
         if _users == 0:
-            _before = (torch.get_default_dtype(), torch.get_float32_matmul_precision())
+            cudnn = torch.backends.cudnn.allow_tf32
+            _before = (torch.get_default_dtype(), torch.get_float32_matmul_precision(), cudnn)
             torch.set_default_dtype(torch.float32)
-            torch.set_float32_matmul_precision("highest")
+            _set_tf32("highest", False)  # torch's own convolutions are of TF32
         _users += 1
     try:
         yield
@@ -98,4 +99,23 @@ def _process_settings() -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 torch.set_default_dtype(_before[0])
-                torch.set_float32_matmul_precision(_before[1])
+                _set_tf32(*_before[1:])
+
+
+@contextmanager
+def tf32(is_on: bool) -> Iterator[None]:
+    """Inside, CUDA's products and convolutions of float32 take 10 bits of each factor, or all.
+
+    It is a setting of the whole process. Products on a CPU are as they were.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _set_tf32("high" if is_on else "highest", is_on)
+    try:
+        yield
+    finally:
+        _set_tf32(*before)
+
+
+def _set_tf32(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.randomness import generator
+from fewstep.base.surroundings import tf32
 from fewstep.core.denoiser import Denoiser, passes_in
 from fewstep.core.process import expand
 
@@ -47,8 +48,8 @@ def difference(
 ) -> tuple[Tensor, Tensor]:
     """f(x, t) and its derivative along (dx, dt), dt >= 0, by the two sides of a step.
 
-    The mean and (f(+ step) - f(- step)) / (2 step), whose errors are O(step^2). Without autocast:
-    differences of bfloat16 numbers have no digits left.
+    The mean and (f(+ step) - f(- step)) / (2 step), whose errors are O(step^2). Without autocast
+    and TF32: differences of such numbers have no digits left.
     end: of the time, which no side passes: next to it steps are as short as what is left of it,
     down to a fifth of their length, and in the last fifth they are taken a little before t.
     at_once: f takes both sides as one batch, one after the other.
@@ -60,7 +61,7 @@ def difference(
     middle = -step * back
     sides = [middle + h * share for h in (step, -step)]
     pairs = [(x + expand(h, x) * dx, t + h * dt) for h in sides]
-    with passes_in(None):
+    with tf32(False), passes_in(None):
         if at_once:
             above, below = f(*map(torch.cat, zip(*pairs, strict=True))).chunk(2)
         else:

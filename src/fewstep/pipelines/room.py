@@ -29,6 +29,7 @@ from fewstep.run.config import Run
 from fewstep.run.machines import KINDS, REACHED
 from fewstep.run.prepare import Prepared, prepare
 from fewstep.training.budget import CONTEXT, MOMENTS, SLACK, TANGENT, Passes, passes_of
+from fewstep.training.precision import PASSES
 
 ROWS = 256  # that the method's evaluations are a mean of
 FEW = 4  # rows of a pass, below which blocks are rather computed again
@@ -168,7 +169,7 @@ def stand_in(run: Run, folder: Folder) -> Prepared:
 
 def room_of(folder: Folder, run: Run, task: Task) -> Room:
     """The room of a run on a folder's pipeline; reads configurations alone."""
-    half = None if run.precision == "fp32" else DTYPES[run.precision]
+    half = PASSES[run.precision]
     size = (task.size or folder.size) // folder.factor
     with quiet():
         student = student_of(

@@ -115,8 +115,10 @@ class Run:
     """
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the networks' passes while training; all else stays in fp32."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of the networks' passes while training; all else stays in fp32. tf32 is CUDA's quick products
+    of float32, with 10 bits of each factor, which fp32 does not take.
+    """
     compile: Literal["off", "on", "graphs"] = "off"
     """Whether torch compiles the networks' passes while training, which takes minutes before the
     first step on a CPU; graphs captures them as CUDA graphs too.

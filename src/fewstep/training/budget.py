@@ -37,6 +37,7 @@ from fewstep.run.machines import KINDS, REACHED
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch, to_device
+from fewstep.training.precision import PASSES
 from fewstep.training.preflight import trial
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
@@ -248,7 +249,7 @@ def budget_of(
         for_weights = for_weights / gpus + 4.0 * 2 * whole  # and their gradients
     for_weights += 4.0 * size.weights * (teacher > 0)
     rows = run.batch / gpus / run.accumulate
-    narrow = 1.0 if run.precision == "fp32" else 0.5
+    narrow = 0.5 if PASSES[run.precision] else 1.0
     device = "cpu" if kind is None and prepared.device.type == "cpu" else "cuda"
     memory = CONTEXT[device] + for_weights + rows * size.kept_bytes * narrow * SLACK
     checkpoint = 4.0 * size.weights * (groups + moments)

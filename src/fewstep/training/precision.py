@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-PASSES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from fewstep.base.surroundings import tf32
+from fewstep.core.denoiser import passes_in
+
+PASSES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Skipped steps in a row: from 2^16 down to 2^-14, where no useful gradient overflows.
 MOST_SKIPPED = 30
 
 # Of rounding over the difference between neighbours: a tenth is a hundredth of its square.
 SMALL = 0.1
+
+
+@contextmanager
+def in_precision(precision: str) -> Iterator[None]:
+    """Inside, networks pass in that precision, and gradients go back in it."""
+    with tf32(precision == "tf32"), passes_in(PASSES[precision]):
+        yield
 
 
 def advice(precision: str, bf16_ratio: float) -> str:

@@ -10,14 +10,14 @@ from torch import Tensor
 from fewstep.base.conditions import pick
 from fewstep.base.errors import FewstepError, UserError
 from fewstep.core import abilities
-from fewstep.core.denoiser import Models, passes_in, quiet
+from fewstep.core.denoiser import Models, quiet
 from fewstep.core.method import Method
 from fewstep.core.targets import Probe
 from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared, fill_auto
 from fewstep.run.stages import Stage, stage_at
 from fewstep.training.batches import Batch, cut, draw_batch, sharing, to_device
-from fewstep.training.precision import PASSES
+from fewstep.training.precision import PASSES, in_precision
 from fewstep.training.state import State
 from fewstep.training.step import gradients
 
@@ -89,11 +89,11 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
     rows = max(2, method.group)
     few = cut(batch, slice(0, rows), slice(0, 1))
     try:
-        with passes_in(PASSES[run.precision]):
+        with in_precision(run.precision):
             models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
             loss = method.loss(models, few.x0, few.z, few.times, few.cond, few.seeds)
-        buffers = [buffer.clone() for buffer in state.student.buffers()]
-        loss.mean().backward()
+            buffers = [buffer.clone() for buffer in state.student.buffers()]
+            loss.mean().backward()
     except FewstepError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:

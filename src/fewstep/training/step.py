@@ -13,19 +13,12 @@ from torch import Tensor, nn
 
 from fewstep.base.timing import span
 from fewstep.base.world import is_divided, whole
-from fewstep.core.denoiser import passes_in
 from fewstep.run.config import Run
 from fewstep.run.stages import Stage
 from fewstep.training import nonfinite, optimizers
 from fewstep.training.batches import Batch, parts
-from fewstep.training.precision import PASSES
+from fewstep.training.precision import in_precision
 from fewstep.training.state import Loss, State, update_averages
-
-
-def losses(stage: Stage, state: State, part: Batch) -> Tensor:
-    """The losses `[B]` of a part of the batch, with a graph to their gradient."""
-    with passes_in(PASSES[stage.run.precision]):
-        return state.loss(stage.method, part)
 
 
 def cuts(run: Run, state: State, batch: Batch) -> list[Batch]:
@@ -36,7 +29,7 @@ def cuts(run: Run, state: State, batch: Batch) -> list[Batch]:
 def passes(stage: Stage, state: State, batch: Batch) -> list[Tensor]:
     """A step's passes without gradients and without an engine around them, to be looked at."""
     loss = Loss(state.trainable, state.models)
-    with passes_in(PASSES[stage.run.precision]):
+    with in_precision(stage.run.precision):
         return [loss(stage.method, part).detach() for part in cuts(stage.run, state, batch)]
 
 
@@ -45,13 +38,18 @@ def gradients(stage: Stage, state: State, batch: Batch) -> Tensor:
 
     Returns the losses `[B]` of this process's rows.
     """
+    with in_precision(stage.run.precision):
+        if stage.run.elastic_exact:
+            return _gradients_by_tree(stage, state, batch)
+        return _gradients_by_parts(stage, state, batch)
+
+
+def _gradients_by_parts(stage: Stage, state: State, batch: Batch) -> Tensor:
     run = stage.run
-    if run.elastic_exact:
-        return _gradients_by_tree(stage, state, batch)
     results = []
     for number, part in enumerate(cuts(run, state, batch), 1):
         with _gradients_joined(state.loss, number == run.accumulate):
-            loss_b = losses(stage, state, part)
+            loss_b = state.loss(stage.method, part)
             with span("backward"):
                 (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
         results.append(loss_b.detach())
@@ -87,7 +85,7 @@ def _gradients_by_tree(stage: Stage, state: State, batch: Batch) -> Tensor:
     sums: list[Tensor] = []
     has_gradient = torch.zeros(1, len(weights), dtype=torch.bool)
     for number, part in enumerate(cuts(run, state, batch), 1):
-        loss_b = losses(stage, state, part)
+        loss_b = state.loss(stage.method, part)
         with span("backward"):
             (loss_b.sum() * (state.scale.factor / run.batch)).backward()
         results.append(loss_b.detach())
