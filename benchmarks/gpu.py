@@ -80,16 +80,14 @@ NETWORKS = {
         title="EDM2-S", shape="3,64,64", classes=1000, batch=64, goal=0.35, tiny=SMALL_UNET
     ),
 }
-# Noise is of bytes: there are no moments of latents to draw from.
-LATENTS = ("imagenet256-meanflow-b2", "--latents", "None", "--units", "auto")
 # Of each network and method the recipe, and the method where the recipe has another.
 RECIPES: dict[tuple[str, str], tuple[str, ...]] = {
     ("ddpmpp", "ect"): ("cifar10-ect",),
     ("ddpmpp", "tcm"): ("cifar10-tcm",),
     ("ddpmpp", "meanflow"): ("cifar10-meanflow",),
-    ("dit", "ect"): (*LATENTS, "--method", "ect"),
-    ("dit", "tcm"): (*LATENTS, "--method", "tcm"),
-    ("dit", "meanflow"): LATENTS,
+    ("dit", "ect"): ("imagenet256-meanflow-b2", "--method", "ect"),
+    ("dit", "tcm"): ("imagenet256-meanflow-b2", "--method", "tcm"),
+    ("dit", "meanflow"): ("imagenet256-meanflow-b2",),
     ("edm2", "ect"): ("imagenet64-ect-s",),
     ("edm2", "tcm"): ("imagenet64-tcm-s",),
     ("edm2", "meanflow"): ("imagenet64-ect-s", "--method", "meanflow"),
@@ -100,7 +98,7 @@ ORDER = (
     *("dit meanflow bf16", "dit meanflow fp32", "edm2 ect bf16", "edm2 ect fp32"),
     *("ddpmpp tcm bf16", "ddpmpp tcm fp32", "dit ect bf16", "edm2 tcm bf16"),
     *("edm2 meanflow bf16", "dit tcm bf16", "dit ect fp32", "dit tcm fp32"),
-    *("edm2 tcm fp32", "edm2 meanflow fp32"),
+    *("edm2 tcm fp32", "edm2 meanflow fp32", "ddpmpp ect tf32", "dit meanflow tf32"),
     *("ddpmpp ect bf16 compile", "dit meanflow bf16 compile", "ddpmpp meanflow bf16 compile"),
     *("edm2 ect bf16 compile", "ddpmpp ect bf16 graphs", "ddpmpp ect fp32 compile"),
 )

@@ -195,6 +195,20 @@ def test_a_teacher_that_is_not_there_is_counted_all_the_same(capsys):
     assert json.loads(capsys.readouterr().out)["teacher_passes"] == 1
 
 
+def test_the_teacher_of_a_first_stage_is_counted(capsys):
+    words = ["plan", "digits", "--method", "pd", "--shape", "1,8,8", "--network.width", "16"]
+    assert main([*words, "--timed", "0", "--json"]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["teacher_passes"] < 1
+
+
+def test_a_recipe_of_latents_is_planned_by_the_shape_of_one(capsys):
+    """Its data are moments, of twice the channels."""
+    small = ["--network.width", "24", "--network.heads", "2", "--network.depth", "1"]
+    words = ["plan", "imagenet256-meanflow-b2", "--shape", "4,8,8", "--classes", "3", *small]
+    assert main([*words, "--batch", "32", "--timed", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weights"] > 0
+
+
 def test_steps_are_timed_here_and_nothing_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "toy", "--timed", "2", "--batch", "32"]) == 0

@@ -86,15 +86,15 @@ def prepare_run(
     place = pick_device(device)
     if shape is None:
         return prepare(run, device=place, **code)
-    data = noise_of(shape, classes)
+    data = noise_of(shape, classes, is_moments=run.latents is not None)
     run = replace(run, init=None, teacher=None, holdout=0.0, validation=None, test=None)
-    if "teacher" in method_of(run, data).needs:
+    if any("teacher" in one.needs for one in method_of(run, data).chain):
         code = {**code, "teacher": straight}
     return prepare(run, data, device=place, **code)
 
 
-def noise_of(text: str, classes: int) -> dict[str, Tensor]:
-    """Random bytes or numbers of that shape, and labels. Raises UserError."""
+def noise_of(text: str, classes: int, is_moments: bool = False) -> dict[str, Tensor]:
+    """Random bytes or numbers of that shape, or moments of latents, and labels. Raises UserError."""
     import torch
 
     try:
@@ -104,8 +104,10 @@ def noise_of(text: str, classes: int) -> dict[str, Tensor]:
     require(bool(shape) and min(shape) > 0, "shape", text, "numbers such as 3,32,32")
     rows = max(ROWS, classes)
     source = torch.Generator().manual_seed(0)
+    shape = (2 * shape[0], *shape[1:]) if is_moments else shape
     x0 = torch.randint(0, 256, (rows, *shape), dtype=torch.uint8, generator=source)
-    data = {"x0": x0 if len(shape) == 3 else x0.float()}
+    is_picture = len(shape) == 3 and not is_moments
+    data = {"x0": x0 if is_picture else x0.float()}
     return {**data, "cond": torch.arange(rows) % classes} if classes else data
 
 
