@@ -94,7 +94,7 @@ def prepare_run(
 
 
 def noise_of(text: str, classes: int, is_moments: bool = False) -> dict[str, Tensor]:
-    """Random bytes or numbers of that shape, or moments of latents, and labels. Raises UserError."""
+    """Random bytes, numbers or moments of latents of that shape, and labels. Raises UserError."""
     import torch
 
     try:
