@@ -11,6 +11,7 @@ import torch
 import fewstep as fs
 from fewstep.base.errors import NonFiniteError
 from fewstep.base.randomness import generator
+from fewstep.core import compiling
 from fewstep.run.plan import cut, join, make
 from fewstep.serve import batching
 from fewstep.serve.batching import Batcher
@@ -243,3 +244,25 @@ def test_a_batch_is_what_is_quick_and_memory_takes(digits):
     assert batcher._most(digits.plan(1)) == 16
     digits.room.row, batcher.batch = 2.0**17, None
     assert batcher._most(digits.plan(1)) == 256
+
+
+def test_compiled_passes_are_compiled_before_the_first_request(digits, monkeypatch):
+    """No request waits for torch's compiler, whatever its number of samples."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    torch._dynamo.reset()
+    batcher = Batcher(digits.compile(), batch=8, workers=2)
+    batcher.start()
+    count = len(graphs)
+    assert count > 0
+    for n, exact in [(1, False), (2, False), (5, False), (19, False), (6, True)]:
+        plan = digits.plan(n, seed=3)
+        x = batcher.submit(plan, exact=exact).result(60)
+        torch.testing.assert_close(x, digits.sample(n, seed=3))
+    batcher.close()
+    assert len(graphs) == count

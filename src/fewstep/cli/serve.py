@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fewstep.cli.parse import parse
+from fewstep.cli.sampling import compile_passes
 from fewstep.cli.user_code import own_parts
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Args:
     """package.module:factory of the run's network, where it is your own."""
     method: str | None = None
     """package.module:function of the run's method, where it is your own."""
+    compile: Literal["off", "on"] = "off"
+    """Whether torch compiles the network's pass before the first request: minutes on a CPU."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
@@ -107,6 +110,7 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     ).with_later_sigmas(args.later_sigmas)
+    generator = compile_passes(generator, args.compile, args.quiet)
     is_private = is_loopback(one)
     if not is_private:
         line = "is open to all who reach this machine: there is no password"

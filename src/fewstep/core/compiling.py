@@ -105,6 +105,11 @@ def parts(denoiser: Denoiser) -> Iterator[Preconditioned]:
             return
 
 
+def is_compiled(denoiser: Denoiser) -> bool:
+    """Whether passes of it are compiled."""
+    return any(one.program is not None for one in parts(denoiser))
+
+
 def with_passes(denoiser: nn.Module, mode: Mode) -> nn.Module:
     """The denoiser on the same weights, with compiled passes or, off, with ordinary ones.
 

@@ -22,12 +22,16 @@ from torch import Tensor
 from fewstep.base.errors import FewstepError, NonFiniteError
 from fewstep.base.memory import FEW, MOST
 from fewstep.base.surroundings import surroundings, threads
+from fewstep.core.compiling import is_compiled
 from fewstep.run.generator import Generator
 from fewstep.run.plan import Plan, cut, make
 
 log = logging.getLogger("fewstep")
 
 MOST_WORKERS = 4
+# Samples of the passes that are compiled before the first request: two of them for all numbers, of
+# which torch's compiler has to see a second, and one for a single sample.
+VERSIONS = (2, 3, 1)
 SMOOTHING = 0.2  # weight of the newest batch in the rate
 # Bytes that a batch's tensors take where it is quickest: more leave the processor's caches.
 QUICK = {"cpu": 2**25}
@@ -101,6 +105,7 @@ class Batcher:
         thread_count: int | None = None,
     ) -> None:
         self.generator = generator
+        self._plain = generator.compile("off")
         self.batch = batch
         cores = torch.get_num_threads()
         few = min(cores, MOST_WORKERS) if generator.device.type == "cpu" else 1
@@ -119,6 +124,11 @@ class Batcher:
         ]
 
     def start(self) -> None:
+        """Begins to work; compiled passes are compiled before, for as many threads."""
+        if is_compiled(self.generator.denoiser):
+            with threads(self.thread_count):
+                for n in VERSIONS:
+                    self.generator.sample(n, batch=n)
         for thread in self._threads:
             thread.start()
         self._ready.wait()
@@ -153,7 +163,7 @@ class Batcher:
         return job.result
 
     def _alone(self, plan: Plan) -> Iterator[Tensor]:
-        g = self.generator
+        g = self._plain
         return g.room.parts(plan.n, lambda rows: make(g, [(plan, rows)]), None, g.device)
 
     def _work(self) -> None:
