@@ -6,11 +6,13 @@ if every wait of a GPU were one. So nothing of a GPU is needed here, and nothing
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fewstep as fs
 from fewstep.run.prepare import prepare
@@ -40,6 +42,24 @@ def waits(monkeypatch):
     return asked
 
 
+class Copies(TorchDispatchMode):
+    """Counts copies from the host to the device that the host waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocking: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            goes = args[0].device.type == "cpu" and result.device.type == "meta"
+            if goes and not kwargs.get("non_blocking"):
+                lines = traceback.extract_stack()
+                own = [one for one in lines if "/fewstep/" in one.filename]
+                self.blocking.append(f"{own[-1].filename}:{own[-1].lineno}")
+        return result
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_waits_once(method, waits):
     run = tiny_run(method=method, block=16, network_options={"dropout": 0.2})
@@ -50,6 +70,8 @@ def test_a_step_waits_once(method, waits):
     if state.teacher:
         state.teacher.denoiser = lambda x_t, t, cond: x_t  # an exact law asks numbers of the data
     stage = enter_stage(prepared.stages, state)
-    batch = to_device(draw_batch(stage, prepared.arrays, 0), META)
-    train_step(stage, state, batch)
+    batch = draw_batch(stage, prepared.arrays, 0)
+    with Copies() as copies:
+        train_step(stage, state, to_device(batch, META))
+    assert set(copies.blocking) == set(), "\n" + "\n".join(sorted(set(copies.blocking)))
     assert len(waits) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewstep.base.errors import UserError
 
@@ -44,3 +44,14 @@ def first_weight(module: nn.Module) -> nn.Parameter | None:
             return weight
     inner = (first_weight(part) for part in module._modules.values() if part is not None)
     return next((weight for weight in inner if weight is not None), None)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. A copy from the host is not waited for, on CUDA.
+
+    There CUDA has the host's numbers in a buffer of its own before the call returns, while the
+    device goes on with what it was given. Others are not known to.
+    """
+    if x.device == device:
+        return x
+    return x.to(device, non_blocking=x.device.type == "cpu" and device.type in ("cuda", "meta"))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from fewstep.base.device import send
 from fewstep.base.errors import require, unknown
 from fewstep.core import weights
 from fewstep.core.denoiser import Models
@@ -71,7 +72,8 @@ class LogVariance:
 
     def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor:
         assert models.balance is not None
-        label = (times.t.clamp_min(1e-20).log() / 4).to(loss_b.dtype).to(loss_b.device)
+        label = (times.t.clamp_min(1e-20).log() / 4).to(loss_b.dtype)
+        label = send(label, loss_b.device)
         u = models.balance(label)
         return loss_b * (-u).exp() + u
 

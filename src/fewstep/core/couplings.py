@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
+from fewstep.base.device import send
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, solvers, targets
 from fewstep.core.denoiser import Models, ask, diagonal, on_rows, quiet
@@ -407,7 +408,7 @@ class Walk:
         teacher, size = guided(models.teacher, self.guidance), self.reuse
         require(len(z) % size == 0, "rows", len(z), f"a multiple of reuse={size}")
         now = torch.full((len(z) // size,), process.t_max, dtype=torch.float64)
-        first = pick(cond, torch.arange(0, len(z), size).to(z.device))
+        first = pick(cond, send(torch.arange(0, len(z), size), z.device))
         x = process.prior(z[::size])
         guess = teacher(x, now, first)
         points, velocities = [], []

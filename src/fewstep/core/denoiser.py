@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, apply_mask, each, pick
-from fewstep.base.device import first_weight
+from fewstep.base.device import first_weight, send
 from fewstep.base.errors import UserError
 from fewstep.core import abilities, scalings
 from fewstep.core.process import Process, Time, as_time, edm, expand, per_row
@@ -167,7 +167,7 @@ def on_rows(
             return into
         index = torch.zeros(1, dtype=torch.long)
     index = _pad(index, len(rows), x_t.device)
-    here = index.to(x_t.device)
+    here = send(index, x_t.device)
     options = {} if masks is None else {"masks": masks.at(index)}
     end = None if to is None else to[index]
     with quiet(denoiser) if masks is None else nullcontext():
@@ -266,9 +266,9 @@ class Preconditioned(nn.Module):
         cond, _ = without_guidance(cond)
         # At least float32: bfloat16 would merge close times.
         fine = torch.promote_types(dtype, torch.float32)
-        label = c.noise.to(fine).to(x_t.device)
+        label = send(c.noise.to(fine), x_t.device)
         options = () if masks is None else (masks,)
-        more = {} if end is None else {"end": end.to(fine).to(x_t.device)}
+        more = {} if end is None else {"end": send(end.to(fine), x_t.device)}
         compute = _COMPUTE.get()
         with torch.autocast(x_t.device.type, compute) if compute else nullcontext():
             raw = self._pass(x, label, cond, *options, **more)

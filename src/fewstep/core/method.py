@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, pick
+from fewstep.base.device import send
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import fork_rng
 from fewstep.base.timing import span
@@ -288,7 +289,7 @@ class Method:
         if is_idle and not in_shards(models.student):
             return x_t, goal
         far = torch.zeros(1, dtype=torch.long) if is_idle else far
-        here = far.to(x0.device)
+        here = send(far, x0.device)
         few, given = times.at(far), pick(cond, here)
         if v is None:
             pairs = self.coupling(models, self.process, x0[here], z[here], few, given)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewstep.base.device import send
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.core.noise import Cosine, Curve, Edm, Linear, Schedule, Table, Trig
 
@@ -49,7 +50,7 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
 
     Cast before they move: a device may have no float64.
     """
-    return c.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+    return send(c.to(x.dtype), x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Process:
         """
         t, s = as_time(t), as_time(s)
         keep, make = self.move(t, s)
-        rests = (t == s).to(x_t.device).reshape(-1, *[1] * (x_t.ndim - 1))
+        rests = send(t == s, x_t.device).reshape(-1, *[1] * (x_t.ndim - 1))
         # 0 * NaN is not 0.
         x0_hat = torch.where(rests & ~torch.isfinite(x0_hat), 0.0, x0_hat)
         return expand(keep, x_t) * x_t + expand(make, x_t) * x0_hat

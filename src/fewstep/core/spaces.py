@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fewstep.base.conditions import Cond, pick
+from fewstep.base.device import send
 from fewstep.base.errors import require, unknown
 from fewstep.core import abilities
 from fewstep.core.denoiser import Models, still
@@ -96,7 +97,7 @@ class AtData:
         index = (a > 0).nonzero().flatten()
         if not len(index):
             return x_a
-        here, network, zero = index.to(x_t.device), self.network(models), torch.zeros_like(a)
+        here, network, zero = send(index, x_t.device), self.network(models), torch.zeros_like(a)
         x, at = x_a[here], (a[index], zero[index])
         with still(network):
             x0 = run.at(index)(network, x, at[0], pick(cond, here), at[1])

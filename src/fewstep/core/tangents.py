@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond, apply_mask, pick
+from fewstep.base.device import send
 from fewstep.base.errors import require
 from fewstep.core import abilities, derivatives, weights
 from fewstep.core.conventions import Convention
@@ -195,7 +196,7 @@ class Tangent:
                 return run(drift, x, t, cond, times.to)
             twice = torch.arange(len(x_t)).repeat(2)
             to = None if times.to is None else times.to[twice]
-            return run.at(twice)(drift, x, t, pick(cond, twice.to(x.device)), to)
+            return run.at(twice)(drift, x, t, pick(cond, send(twice, x.device)), to)
 
         return u_of, x_t, times.t, expand(speed, x_t) * v, speed
 
@@ -308,10 +309,10 @@ class EndTangent:
         pace = (process.alpha(a).square() + process.sigma(a).square()) / process.turn(a)
         h = torch.where(far, torch.minimum(self.step * pace, a), 0.0)
         ends = torch.cat([to + h, (to - h)[far]])
-        here = index.to(x_t.device)
+        here = send(index, x_t.device)
         both = run.at(index)(models.student, x_t[here], t[index], pick(cond, here), ends)
         above = both[: len(t)]
-        place = far.nonzero().flatten().to(x_t.device)
+        place = send(far.nonzero().flatten(), x_t.device)
         below = above.index_copy(0, place, both[len(t) :])
         make_a = self._rates(process, t, a)[1]
         share = torch.where(far, process.move(t, a)[1] / make_a / (2 * h), 0.0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond
+from fewstep.base.device import send
 from fewstep.base.errors import UserError, require
 from fewstep.core.process import Process
 from fewstep.core.times import Times
@@ -79,7 +80,7 @@ def with_guidance(cond: Cond, guidance: Tensor) -> Cond:
     label = parts.get("label")
     if not isinstance(label, Tensor):
         raise UserError("guidance compares with and without a label: expected data with labels")
-    return {**parts, GUIDANCE: guidance.float().to(label.device)}
+    return {**parts, GUIDANCE: send(guidance.float(), label.device)}
 
 
 def without_guidance(cond: Cond) -> tuple[Cond, Tensor | None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fewstep.base.device import send
 from fewstep.base.errors import require
 from fewstep.base.randomness import block_seed
 
@@ -52,7 +53,7 @@ class Masks:
         """
         bits = self._bits(layer, shape, keep, device)
         if self.index is not None:
-            bits = bits[self.index.to(device)]
+            bits = bits[send(self.index, device)]
         return torch.where(bits, LEVELS / levels_of(keep), 0.0)
 
     def _bits(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
@@ -77,7 +78,7 @@ class Masks:
             bits = words.view(torch.int16)[:count] < lowest + levels_of(keep)
             return bits.reshape(size, *shape)
 
-        return torch.cat([part(seed) for seed in self.seeds]).to(device)
+        return send(torch.cat([part(seed) for seed in self.seeds]), device)
 
 
 def levels_of(keep: float) -> int:

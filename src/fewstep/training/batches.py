@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewstep import data as datasets
 from fewstep.base.conditions import Cond, apply_mask
+from fewstep.base.device import send
 from fewstep.base.errors import require
 from fewstep.base.randomness import block_seed, normal, shuffled_indices, uniform
 from fewstep.base.world import ALONE, World
@@ -62,8 +63,8 @@ def draw_batch(stage: Stage, arrays: datasets.Arrays, step: int, world: World = 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its data on the device; rows, times and seeds stay on the host."""
-    cond = datasets.each(lambda part: part.to(device), batch.cond)
-    return batch._replace(x0=batch.x0.to(device), cond=cond, z=batch.z.to(device))
+    cond = datasets.each(lambda part: send(part, device), batch.cond)
+    return batch._replace(x0=send(batch.x0, device), cond=cond, z=send(batch.z, device))
 
 
 def samples(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond
+from fewstep.base.device import send
 from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.noise import root
@@ -97,6 +98,6 @@ def addim(
     # ||z_hat||^2 / d
     per_scalar = z_hat.square().flatten(1).mean(1).to(wide(x), torch.float64)
     per_scalar = per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
-    extra = make.square().to(wide(x)) * variance / per_scalar
-    length = root(process.sigma(s).square().to(wide(x)) + extra)
+    extra = send(make.square(), wide(x)) * variance / per_scalar
+    length = root(send(process.sigma(s).square(), wide(x)) + extra)
     return move(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
