@@ -3,9 +3,10 @@
 python benchmarks/peers.py --ect PATH --gc PATH --meanflow PATH --fastgen PATH
 
 One process, one network (DDPM++ of 1.75 M weights on 3x32x32) with the same weights, whose outputs
-are compared first, the same kind of optimizer, as many averages of the weights, steps in turn, all
-eager. The other code's step is that of its training loop: its loss object, and the lines between it
-and the next batch, without its DDP and its data loader. A network with two times has an embedding
+are compared first, the same kind of optimizer, as many averages of the weights, steps in turn,
+eager unless told otherwise. The other code's step is that of its training loop: its loss object, and the lines between it
+and the next batch, without its DDP and its data loader. With --compile torch compiles the network
+of both sides, of ECT and GC. A network with two times has an embedding
 of the second one that is the code's own: there it is 0 while outputs are compared.
 """
 
@@ -42,17 +43,16 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 STAGE = 5  # of ECT's schedule: neighbours whose targets are not the data
 
 
-def ours(
-    recipe: str, options: dict[str, Any], dropout: float, batch: int, optimizer: str
-) -> Trainer:
+def ours(recipe: str, options: dict[str, Any], dropout: float, args: argparse.Namespace) -> Trainer:
     """The recipe's step on noise."""
     run = RECIPES[recipe](
         data="digits",  # noise takes its place
         init=None,
-        batch=batch,
-        block=batch,
+        batch=args.batch,
+        block=args.batch,
         iterations=1000,
-        optimizer=optimizer,
+        optimizer=args.optimizer,
+        compile="on" if args.compile else "off",
         augment=0.0,
         network_options={**OWN, **options, "dropout": dropout},
     )
@@ -236,6 +236,8 @@ def give_weights(own: Any, peer: Peer) -> float:
 def compare(name: str, own: Trainer, peer: Peer, repeats: int) -> str:
     """A line of our step over the other's, and over the floor."""
     apart = give_weights(own.state.student.network, peer)
+    if own.prepared.run.compile == "on":
+        peer.net.compile()
     calls: dict[str, Callable[[], object]]
     calls = {"own": own.step, "peer": peer.step, "floor": own.floor}
     seconds = in_turn(calls, repeats)
@@ -259,6 +261,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
+    parser.add_argument("--compile", action="store_true", help="both networks, of ECT and GC")
     args = parser.parse_args()
     cases: list[tuple[str, Any, Path | None, dict[str, Any], float]] = [
         ("cifar10-ect", Ect, args.ect, {}, 0.1),
@@ -273,8 +276,8 @@ def main() -> None:
     ]
     with threads(args.threads):
         for recipe, kind, checkout, options, dropout in cases:
-            if checkout is not None:
-                own = ours(recipe, options, dropout, args.batch, args.optimizer)
+            if checkout is not None and (kind in (Ect, Gc) or not args.compile):
+                own = ours(recipe, options, dropout, args)
                 peer = kind(checkout, dropout, args.batch, args.optimizer)
                 name = f"{recipe} beside {kind.__name__}, dropout {dropout}"
                 print(compare(name, own, peer, args.repeats), flush=True)
