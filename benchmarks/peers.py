@@ -3,11 +3,11 @@
 python benchmarks/peers.py --ect PATH --gc PATH --meanflow PATH --fastgen PATH
 
 One process, one network (DDPM++ of 1.75 M weights on 3x32x32) with the same weights, whose outputs
-are compared first, the same kind of optimizer, as many averages of the weights, steps in turn,
-eager unless told otherwise. The other code's step is that of its training loop: its loss object, and the lines between it
-and the next batch, without its DDP and its data loader. With --compile torch compiles the network
-of both sides, of ECT and GC. A network with two times has an embedding
-of the second one that is the code's own: there it is 0 while outputs are compared.
+are compared first, the same kind of optimizer, as many averages of the weights, steps in turn. The
+other code's step is that of its training loop: its loss object, and the lines between it and the
+next batch, without its DDP and its data loader. A network with two times has an embedding of the
+second one that is the code's own: there it is 0 while outputs are compared. All is eager; with
+--compile torch compiles the networks of both sides, for ECT and GC.
 """
 
 from __future__ import annotations
