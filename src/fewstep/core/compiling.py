@@ -24,8 +24,7 @@ BACKEND = "inductor"
 MODES: dict[Mode, str | None] = {"on": None, "graphs": "reduce-overhead"}
 # Versions of a pass: with a gradient and without, masks, rows of one number, of one and of others.
 VERSIONS = 64
-# Seconds of the first compilation on a CPU, of a pass and of each of its layers (docs/speed.md).
-FIXED, LAYER = 20.0, 0.5
+LAYER = 0.7  # seconds that each layer of a pass takes to compile on a CPU (docs/speed.md)
 
 
 @dataclass
@@ -134,7 +133,7 @@ def forecast(denoiser: Denoiser, passes: int) -> str:
     weight = first_weight(next(parts(denoiser)))
     if weight is None or weight.device.type != "cpu":
         return ""
-    minutes = passes * (FIXED + LAYER * layers) / 60
+    minutes = passes * LAYER * layers / 60
     return (
         f"torch compiles {layers} layers first, which takes about {minutes:.1g} min on a CPU, and"
         " seconds where its cache has them"
