@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._pytree import tree_map_only
 
 from fewstep.base.conditions import Cond
 from fewstep.base.device import first_weight
@@ -38,6 +39,7 @@ class Compiled:
 
     network: nn.Module
     run: Callable[..., Any]
+    is_graph: bool = False  # the next pass overwrites what this one gave
     # The masks that a pass asks for, by the shape of a sample.
     sites: dict[tuple[int, ...], Any] = field(default_factory=dict)
 
@@ -47,7 +49,8 @@ class Compiled:
         for one in masks:
             self._draw(one, x, label, cond, **end)
         try:
-            return self.run(x, label, cond, *masks, **end)
+            result = self.run(x, label, cond, *masks, **end)
+            return tree_map_only(Tensor, Tensor.clone, result) if self.is_graph else result
         except RuntimeError as error:
             from torch._dynamo.exc import TorchDynamoException
 
@@ -93,7 +96,8 @@ def compile_network(network: nn.Module, mode: Mode) -> Compiled:
     options: dict[str, Any] = {"backend": BACKEND, "recompile_limit": VERSIONS}
     if MODES[mode] is not None:
         options["mode"] = MODES[mode]
-    return Compiled(network, torch.compile(run, fullgraph=True, **options))
+    program = torch.compile(run, fullgraph=True, **options)
+    return Compiled(network, program, is_graph=mode == "graphs")
 
 
 def parts(denoiser: Denoiser) -> Iterator[Preconditioned]:

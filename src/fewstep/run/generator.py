@@ -116,8 +116,9 @@ class Generator:
         """Itself with passes that torch compiles when samples are first made of it.
 
         On a CPU that takes minutes, once for a number of samples and once for all others; graphs
-        replays CUDA graphs too. Samples are the same but for rounding. Raises UserError for graphs
-        without CUDA; sampling does, where a pass cannot be compiled as a whole.
+        replays CUDA graphs too. Samples are the same but for rounding. On another device (`to`) it
+        is to be compiled again. Raises UserError for graphs without CUDA; sampling does, where a
+        pass cannot be compiled as a whole.
         """
         return replace(self, denoiser=with_passes(self.denoiser, mode))
 
