@@ -55,6 +55,7 @@ def test_what_the_caller_has_set_for_torch_changes_no_bit(network):
         "float64": lambda: torch.set_default_dtype(torch.float64),
         "device": lambda: torch.set_default_device("meta"),
         "precision": lambda: torch.set_float32_matmul_precision("medium"),
+        "convolutions": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
         "deterministic": lambda: torch.use_deterministic_algorithms(True),
         "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
         "inference": torch.inference_mode,
@@ -74,6 +75,7 @@ def test_what_the_caller_has_set_for_torch_changes_no_bit(network):
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)  # "cpu" would leave a context
             torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.conv.fp32_precision = "tf32"
             torch.use_deterministic_algorithms(False)
         assert again[0] == fingerprint, name
         assert torch.equal(again[1], x), name

@@ -29,10 +29,17 @@ from tests.support.network_properties import alive, condition, inputs
 
 
 @pytest.fixture
-def traced(monkeypatch):
-    """Passes are traced by torch's compiler, and run by its ordinary kernels."""
-    monkeypatch.setattr(compiling, "BACKEND", "eager")
+def compiles(monkeypatch):
+    """Passes are traced by torch's compiler, and run by its ordinary kernels: their graphs."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "BACKEND", backend)
     torch._dynamo.reset()
+    return graphs
 
 
 OTHERS = {
@@ -42,7 +49,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("compiles")
 @pytest.mark.parametrize("name", [*NETWORKS, *OTHERS])
 def test_every_network_is_one_graph(name):
     """With conditions and dropout."""
@@ -59,7 +66,7 @@ def test_every_network_is_one_graph(name):
     assert torch.equal(program(x, label, cond, own), network(x, label, cond, other))
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("compiles")
 def test_some_rows_have_their_own_masks():
     network, shape = small("series", dropout=0.3)
     x, label = inputs(shape)
@@ -95,7 +102,7 @@ def rows(count: int = 4) -> torch.Tensor:
     return torch.randn(count, 3, generator=generator(0, "rows"))
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("compiles")
 def test_a_break_is_refused_in_one_line():
     own = with_passes(denoiser(breaks=True), "on")
     with pytest.raises(
@@ -113,7 +120,7 @@ def test_what_cannot_be_compiled_is_refused():
     assert isinstance(with_passes(nn.Identity(), "off"), nn.Identity)
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("compiles")
 def test_weights_are_shared_and_copies_are_plain():
     """A program is of one network: a copy with weights of its own must not run the other's."""
     plain = denoiser()
@@ -129,7 +136,7 @@ def test_weights_are_shared_and_copies_are_plain():
     assert not torch.equal(own(rows(), 1.0), other(rows(), 1.0))
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("compiles")
 def test_both_networks_of_a_pair_are_compiled():
     pair = Truncated(denoiser(), denoiser(), 1.0)
     own = with_passes(pair, "on")
@@ -140,7 +147,7 @@ def test_both_networks_of_a_pair_are_compiled():
         assert torch.equal(own(rows(), t), pair(rows(), t))
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("compiles")
 def test_derivatives_and_counted_passes_are_ordinary():
     """Torch's compiler takes neither: they would end in an error of its own."""
     plain, own = denoiser(), denoiser()
@@ -159,17 +166,48 @@ def test_the_cost_is_told_before():
     assert forecast(denoiser().to("meta"), passes=1) == ""
 
 
-@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("method", ["ect", "cd", "tcm", "gc", "meanflow", "shortcut", "sct"])
-def test_a_run_has_the_same_losses(method):
+def test_a_run_has_the_same_losses(method, compiles):
     """Averages, a frozen stage, rows off the diagonal, differences and jvps included."""
     options = {"network_options": {"width": 16, "depth": 1, "dropout": 0.1}}
     run = fs.recipes.toy(method=method, iterations=6, batch=32, log_every=1, **options)
-    plain, own = (fs.train(replace(run, compile=mode), progress=False) for mode in ("off", "on"))
+    programs = set()
+
+    def watch(state) -> None:
+        """Which networks of the loss are compiled, by their names."""
+        models = state.models()
+        names = ("student", "ema", "teacher", "frozen")
+        asked = {name: getattr(models, name) for name in names if name in run_method.needs}
+        programs.update(name for name, one in asked.items() if compiling.is_compiled(one))
+
+    run_method = fs.train(replace(run, iterations=2), progress=False).method
+    plain = fs.train(run, progress=False)
+    assert compiles == []
+    own = fs.train(replace(run, compile="on"), progress=False, watch=watch)
+    assert compiles
+    # An exact teacher is no network, and a balance is asked for numbers alone.
+    assert programs == run_method.needs - {"teacher", "balance"}
     assert own.fingerprint == plain.fingerprint
-    samples = plain.sample(20)
+    count, samples = len(compiles), plain.sample(20)
     assert torch.equal(own.sample(20), samples)
+    assert len(compiles) == count  # samples of a run that is over are ordinary
     assert torch.equal(own.compile().sample(20), samples)
+    assert len(compiles) > count
+
+
+def test_sizes_that_another_network_has_seen_do_not_matter(compiles):
+    """A program is for the sizes of its own passes: so bits do not depend on what ran before."""
+    seen = []
+    for first in (None, denoiser()):
+        torch._dynamo.reset()
+        if first is not None:
+            compile_passes(first, "on")
+            first(rows(3), 1.0)
+        own = denoiser()
+        compile_passes(own, "on")
+        own(rows(6), 1.0)
+        seen.append(str(compiles[-1].print_readable(print_output=False)))
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("way", ["shard", "recompute"])
@@ -198,6 +236,6 @@ def test_kernels_of_the_compiler_round_otherwise_and_resume_exactly(tmp_path):
 
     with pytest.raises(Stopped):
         fs.train(run, out=tmp_path / "parts", progress=False, watch=stop)
-    torch._dynamo.reset()
+    fs.load(tmp_path / "off").compile().sample(7)  # another size
     again = fs.train(run, out=tmp_path / "parts", resume=True, progress=False)
     assert again.fingerprint == fs.load(tmp_path / "on").fingerprint

@@ -126,6 +126,7 @@ BAD = {
     "import builtins\nbuiltins.eval(text)": "code that a file holds",
     "compile(text, '', 'exec')": "code that a file holds",
     "__import__(name)": "code that a file holds",
+    "import torch\ntorch.load = read": "code that a file holds",
     "from importlib import import_module\nimport_module(run['network'])": "import by name",
     "import importlib\nimportlib.import_module(name)": "import by name",
     "import importlib as i\ngetattr(i.import_module(name), f)": "import by name",

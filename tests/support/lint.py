@@ -122,7 +122,7 @@ def is_within(name: str, words: str) -> bool:
 
 def is_set(node: ast.AST) -> bool:
     """Whether a value is given to that name, as to a field of a class."""
-    return isinstance(getattr(node, "ctx", None), ast.Store)
+    return isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)
 
 
 def check_node(node: ast.AST, names: dict[str, str]) -> Iterator[Finding]:

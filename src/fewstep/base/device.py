@@ -49,9 +49,10 @@ def first_weight(module: nn.Module) -> nn.Parameter | None:
 def send(x: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. A copy from the host is not waited for, on CUDA.
 
-    There CUDA has the host's numbers in a buffer of its own before the call returns, while the
-    device goes on with what it was given. Others are not known to.
+    There CUDA has taken the host's numbers before the call returns, unless these are pinned, and
+    the device goes on with what it was given. Of other kinds it is not known (meta is for tests).
     """
     if x.device == device:
         return x
-    return x.to(device, non_blocking=x.device.type == "cpu" and device.type in ("cuda", "meta"))
+    is_sent = x.device.type == "cpu" and device.type in ("cuda", "meta") and not x.is_pinned()
+    return x.to(device, non_blocking=is_sent)

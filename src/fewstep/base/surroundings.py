@@ -20,9 +20,14 @@ import torch
 
 generator_lock = threading.RLock()  # held by `randomness.fork_rng`: one thread at a time
 
+# The precision of float32's matrix products, and of cuDNN's convolutions and recurrences.
+Products = tuple[str, str, str]
+FULL: Products = ("highest", "ieee", "ieee")
+QUICK: Products = ("high", "tf32", "tf32")
+
 _lock = threading.Lock()
 _users = 0  # threads, and calls within calls, that are inside
-_before: tuple[torch.dtype, str, bool] = (torch.float32, "highest", True)  # what the first found
+_before: tuple[torch.dtype, Products] = (torch.float32, ("highest", "tf32", "tf32"))  # as found
 _threads = 0  # likewise
 _thread_users = 0
 
@@ -41,7 +46,7 @@ def surroundings(*, grad: bool = False) -> Iterator[None]:
     with (
         _process_settings(),
         _own_modes(),
-        torch.set_grad_enabled(grad),  # after inference mode, whose end turns gradients on
+        torch.set_grad_enabled(grad),  # last: leaving inference mode turns gradients on
         np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
     ):
         yield
@@ -87,10 +92,9 @@ def _process_settings() -> Iterator[None]:
     global _users, _before
     with _lock:
         if _users == 0:
-            cudnn = torch.backends.cudnn.allow_tf32
-            _before = (torch.get_default_dtype(), torch.get_float32_matmul_precision(), cudnn)
+            _before = torch.get_default_dtype(), _products()
             torch.set_default_dtype(torch.float32)
-            _set_tf32("highest", False)  # torch's own convolutions are of TF32
+            _set_products(FULL)  # torch's own convolutions are of TF32
         _users += 1
     try:
         yield
@@ -99,23 +103,38 @@ def _process_settings() -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 torch.set_default_dtype(_before[0])
-                _set_tf32(*_before[1:])
+                _set_products(_before[1])
 
 
 @contextmanager
 def tf32(is_on: bool) -> Iterator[None]:
-    """Inside, CUDA's products and convolutions of float32 take 10 bits of each factor, or all.
+    """Inside, products and convolutions of float32 take 10 bits of each factor on CUDA, or all.
 
-    It is a setting of the whole process. Products on a CPU are as they were.
+    It is a setting of the whole process: threads that train in fp32 beside one in tf32 may take it
+    too. On a CPU oneDNN decides.
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    _set_tf32("high" if is_on else "highest", is_on)
+    before, now = _products(), QUICK if is_on else FULL
+    if before == now:
+        yield
+        return
+    _set_products(now)
     try:
         yield
     finally:
-        _set_tf32(*before)
+        _set_products(before)
 
 
-def _set_tf32(products: str, convolutions: bool) -> None:
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
+def _products() -> Products:
+    cudnn: Any = torch.backends.cudnn
+    return (
+        torch.get_float32_matmul_precision(),
+        cudnn.conv.fp32_precision,
+        cudnn.rnn.fp32_precision,
+    )
+
+
+def _set_products(products: Products) -> None:
+    cudnn: Any = torch.backends.cudnn
+    torch.set_float32_matmul_precision(products[0])
+    # Both alike, or torch refuses to say what they are by its older name.
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = products[1:]

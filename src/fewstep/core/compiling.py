@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +27,7 @@ BACKEND = "inductor"
 MODES: dict[Mode, str | None] = {"on": None, "graphs": "reduce-overhead"}
 # Versions of a pass: with a gradient and without, masks, rows of one number, of one and of others.
 VERSIONS = 64
+_NUMBERS = itertools.count()  # of programs
 LAYER = 0.7  # seconds that each layer of a pass takes to compile on a CPU (docs/speed.md)
 
 
@@ -93,7 +96,11 @@ def compile_network(network: nn.Module, mode: Mode) -> Compiled:
     def run(*args: Any, **options: Any) -> Any:
         return network(*args, **options)
 
+    # By a name of its own: torch keeps what sizes it has seen by the name of a function's code.
+    run.__code__ = run.__code__.replace(co_name=f"pass_{next(_NUMBERS)}")
     options: dict[str, Any] = {"backend": BACKEND, "recompile_limit": VERSIONS}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        options["isolate_recompiles"] = True
     if MODES[mode] is not None:
         options["mode"] = MODES[mode]
     program = torch.compile(run, fullgraph=True, **options)

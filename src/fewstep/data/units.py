@@ -107,11 +107,13 @@ class Units:
 
     @cached_property
     def _numbers(self) -> tuple[Tensor, Tensor]:
-        """Shift and scale in float64."""
-        return (
-            torch.tensor(self.shift, dtype=torch.float64),
-            torch.tensor(self.scale, dtype=torch.float64),
-        )
+        """Shift and scale in float64, kept: wherever the caller is, ordinary ones of the host."""
+        with torch.inference_mode(False):
+            shift, scale = (
+                torch.tensor(one, dtype=torch.float64, device="cpu")
+                for one in (self.shift, self.scale)
+            )
+        return shift, scale
 
     def _curves(self, x: Tensor) -> Iterator[tuple[Quantiles, Tensor]]:
         """Each variable of a batch that has quantiles, as a view."""

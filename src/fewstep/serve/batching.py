@@ -15,11 +15,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from fewstep.base.errors import FewstepError, NonFiniteError
+from fewstep.base.errors import FewstepError, NonFiniteError, UserError
 from fewstep.base.memory import FEW, MOST
 from fewstep.base.surroundings import surroundings, threads
 from fewstep.core.compiling import is_compiled
@@ -29,9 +30,9 @@ from fewstep.run.plan import Plan, cut, make
 log = logging.getLogger("fewstep")
 
 MOST_WORKERS = 4
-# Samples of the passes that are compiled before the first request: two of them for all numbers, of
-# which torch's compiler has to see a second, and one for a single sample.
-VERSIONS = (2, 3, 1)
+# Samples of the passes that are compiled before the first request: two numbers for all, since torch
+# has to see a second, and one for a single sample.
+FIRST_SIZES = (2, 3, 1)
 SMOOTHING = 0.2  # weight of the newest batch in the rate
 # Bytes that a batch's tensors take where it is quickest: more leave the processor's caches.
 QUICK = {"cpu": 2**25}
@@ -124,10 +125,13 @@ class Batcher:
         ]
 
     def start(self) -> None:
-        """Begins to work; compiled passes are compiled before, for as many threads."""
+        """Begins to work; passes are compiled before, for as many threads.
+
+        Of a generator that needs conditions beyond a label the first request compiles them.
+        """
         if is_compiled(self.generator.denoiser):
-            with threads(self.thread_count):
-                for n in VERSIONS:
+            with threads(self.thread_count), suppress(UserError):
+                for n in FIRST_SIZES:
                     self.generator.sample(n, batch=n)
         for thread in self._threads:
             thread.start()

@@ -18,7 +18,7 @@ from fewstep.base.world import whole
 from fewstep.core.rounding import compares, ratio_without, rounding
 from fewstep.run.stages import Stage
 from fewstep.training.batches import Batch
-from fewstep.training.precision import MOST_SKIPPED, advice
+from fewstep.training.precision import MOST_SKIPPED, PASSES, advice
 from fewstep.training.state import State
 
 log = logging.getLogger("fewstep")
@@ -117,9 +117,9 @@ def bf16_ratio(stage: Stage, state: State, batch: Batch) -> float:
 
 
 def _precision(stage: Stage, state: State, batch: Batch) -> str:
-    """The advice on a run's low precision as the end of a sentence; "" in fp32."""
+    """The advice on a run's low precision as the end of a sentence; "" in fp32 and tf32."""
     precision = stage.run.precision
-    if precision == "fp32":
+    if PASSES[precision] is None:
         return ""
     return f", and {advice(precision, bf16_ratio(stage, state, batch))}"
 

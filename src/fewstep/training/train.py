@@ -84,9 +84,7 @@ def train(
     folder = None if out is None else Path(out)
     need = "0 without out: the best checkpoint is kept in a run folder"
     require(folder is not None or not run.eval_every, "eval_every", run.eval_every, need)
-    for name, is_on in {"shard": shard, "recompute": recompute}.items():
-        need = f"off with {name}, through which torch's compiler does not see"
-        require(not is_on or run.compile == "off", "compile", run.compile, need)
+    _check_compile(run, shard=shard, recompute=recompute)
     # What is asked for; the rest is known once the processes are connected.
     prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
     ways: dict[str, Any] = {"shard": shard, "recompute": recompute, "workers": workers}
@@ -101,6 +99,15 @@ def train(
             launch = launch_at(world=world, locks=locks, progress=progress and world.main)
             with threads(run.threads):
                 return _train(prepared, launch)
+
+
+def _check_compile(run: Run, **ways: bool) -> None:
+    """Raises UserError where passes cannot be compiled, or would round by how a run is divided."""
+    for name, is_on in {**ways, "elastic_exact": run.elastic_exact}.items():
+        need = f"off with {name}, which it would break"
+        require(not is_on or run.compile == "off", "compile", run.compile, need)
+    need = "on or off with accumulate: graphs were not tried"
+    require(run.accumulate == 1 or run.compile != "graphs", "compile", run.compile, need)
 
 
 def _look_at_data(prepared: Prepared, strict: bool, main: bool) -> None:

@@ -12,7 +12,7 @@ from fewstep.analysis.doctor.rounding import bf16_ratio
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.base.randomness import SAMPLING_BLOCK, uniform
-from fewstep.training.precision import advice
+from fewstep.training.precision import PASSES, advice
 
 REACH = 10  # lines before and after that a spike is compared with
 LEAST = 20  # lines that are needed
@@ -55,7 +55,7 @@ def judge_finite(subject: Subject, lines: list[dict[str, Any]]) -> Verdict:
         if not (_finite(row.get("loss")) and _finite(row.get("grad_norm")))
     ]
     remedy = "lower the learning rate or clip harder"
-    if bad and subject.run.precision != "fp32":
+    if bad and PASSES[subject.run.precision] is not None:
         remedy += f", or {advice(subject.run.precision, bf16_ratio(subject))}"
     return judge(
         "non-finite",
