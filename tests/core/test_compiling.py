@@ -166,7 +166,7 @@ def test_the_cost_is_told_before():
     assert forecast(denoiser().to("meta"), passes=1) == ""
 
 
-@pytest.mark.parametrize("method", ["ect", "cd", "tcm", "gc", "meanflow", "shortcut", "sct"])
+@pytest.mark.parametrize("method", ["cd", "tcm", "gc", "meanflow", "sct"])
 def test_a_run_has_the_same_losses(method, compiles):
     """Averages, a frozen stage, rows off the diagonal, differences and jvps included."""
     options = {"network_options": {"width": 16, "depth": 1, "dropout": 0.1}}
@@ -180,7 +180,7 @@ def test_a_run_has_the_same_losses(method, compiles):
         asked = {name: getattr(models, name) for name in names if name in run_method.needs}
         programs.update(name for name, one in asked.items() if compiling.is_compiled(one))
 
-    run_method = fs.train(replace(run, iterations=2), progress=False).method
+    run_method = fs.train(replace(run, iterations=4), progress=False).method
     plain = fs.train(run, progress=False)
     assert compiles == []
     own = fs.train(replace(run, compile="on"), progress=False, watch=watch)

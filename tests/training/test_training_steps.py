@@ -150,11 +150,10 @@ def test_only_the_network_computes_in_low_precision(dtype):
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_tf32_is_taken_where_it_is_asked_for_and_never_by_differences(precision):
     """PyTorch's own convolutions take it unasked. A pass and its gradient are in one precision."""
-    flags: dict[str, set[tuple[str, str]]] = {"pass": set(), "back": set(), "difference": set()}
+    flags: dict[str, set[tuple[str, bool]]] = {"pass": set(), "back": set(), "difference": set()}
 
     def note(place: str) -> None:
-        convolutions = torch.backends.cudnn.conv.fp32_precision
-        flags[place].add((torch.get_float32_matmul_precision(), convolutions))
+        flags[place].add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
 
     class Noted(nn.Linear):
         def forward(self, x, noise_label, cond=None):
@@ -164,16 +163,16 @@ def test_tf32_is_taken_where_it_is_asked_for_and_never_by_differences(precision)
                 x.register_hook(lambda _: note("back"))
             return x
 
-    before = torch.backends.cudnn.conv.fp32_precision
+    before = torch.backends.cudnn.allow_tf32
     run = tiny_run(network="own", network_options={}, iterations=2, precision=precision)
     fs.train(run, network=Noted(2, 2), progress=False)
-    expected = ("high", "tf32") if precision == "tf32" else ("highest", "ieee")
+    expected = ("high", True) if precision == "tf32" else ("highest", False)
     assert flags["back"] == {expected}
     assert expected in flags["pass"]
     with tf32(precision == "tf32"):
         difference(lambda x, t: (note("difference"), x)[1], *map(torch.ones, 4 * [3]), 0.1)
-    assert flags["difference"] == {("highest", "ieee")}
-    assert torch.backends.cudnn.conv.fp32_precision == before
+    assert flags["difference"] == {("highest", False)}
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

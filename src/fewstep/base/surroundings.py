@@ -20,14 +20,15 @@ import torch
 
 generator_lock = threading.RLock()  # held by `randomness.fork_rng`: one thread at a time
 
-# The precision of float32's matrix products, and of cuDNN's convolutions and recurrences.
-Products = tuple[str, str, str]
-FULL: Products = ("highest", "ieee", "ieee")
-QUICK: Products = ("high", "tf32", "tf32")
+# The precision of float32's matrix products, and whether cuDNN takes TF32; None: what the caller
+# has set by torch's newer names, beside which the older ones do not go.
+Products = tuple[str, bool | None]
+FULL: Products = ("highest", False)
+QUICK: Products = ("high", True)
 
 _lock = threading.Lock()
 _users = 0  # threads, and calls within calls, that are inside
-_before: tuple[torch.dtype, Products] = (torch.float32, ("highest", "tf32", "tf32"))  # as found
+_before: tuple[torch.dtype, Products] = (torch.float32, ("highest", True))  # as the first found it
 _threads = 0  # likewise
 _thread_users = 0
 
@@ -125,16 +126,14 @@ def tf32(is_on: bool) -> Iterator[None]:
 
 
 def _products() -> Products:
-    cudnn: Any = torch.backends.cudnn
-    return (
-        torch.get_float32_matmul_precision(),
-        cudnn.conv.fp32_precision,
-        cudnn.rnn.fp32_precision,
-    )
+    try:
+        cudnn: bool | None = torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        cudnn = None
+    return torch.get_float32_matmul_precision(), cudnn
 
 
 def _set_products(products: Products) -> None:
-    cudnn: Any = torch.backends.cudnn
     torch.set_float32_matmul_precision(products[0])
-    # Both alike, or torch refuses to say what they are by its older name.
-    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = products[1:]
+    if products[1] is not None and _products()[1] is not None:
+        torch.backends.cudnn.allow_tf32 = products[1]

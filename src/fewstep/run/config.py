@@ -116,9 +116,7 @@ class Run:
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of the networks' passes while training; all else stays in fp32. tf32 is CUDA's quick products
-    of float32, with 10 bits of each factor, which fp32 does not take.
-    """
+    """Of the networks' passes while training; all else, and fp32 itself, takes no TF32."""
     compile: Literal["off", "on", "graphs"] = "off"
     """Whether torch compiles the networks' passes while training, which takes minutes before the
     first step on a CPU; graphs captures them as CUDA graphs too.
