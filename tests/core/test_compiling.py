@@ -26,20 +26,13 @@ from fewstep.core.scalings import Edm
 from fewstep.run.config import read_run
 from tests.networks.test_conditions import NETWORKS, small
 from tests.support.network_properties import alive, condition, inputs
+from tests.support.toys import graphs_of_passes
 
 
 @pytest.fixture
 def compiles(monkeypatch):
     """Passes are traced by torch's compiler, and run by its ordinary kernels: their graphs."""
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(compiling, "BACKEND", backend)
-    torch._dynamo.reset()
-    return graphs
+    return graphs_of_passes(monkeypatch)
 
 
 OTHERS = {

@@ -11,11 +11,10 @@ import torch
 import fewstep as fs
 from fewstep.base.errors import NonFiniteError
 from fewstep.base.randomness import generator
-from fewstep.core import compiling
 from fewstep.run.plan import cut, join, make
 from fewstep.serve import batching
 from fewstep.serve.batching import Batcher
-from tests.support.toys import tiny_run
+from tests.support.toys import graphs_of_passes, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -248,14 +247,7 @@ def test_a_batch_is_what_is_quick_and_memory_takes(digits):
 
 def test_compiled_passes_are_compiled_before_the_first_request(digits, monkeypatch):
     """No request waits for torch's compiler, whatever its number of samples."""
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(compiling, "BACKEND", backend)
-    torch._dynamo.reset()
+    graphs = graphs_of_passes(monkeypatch)
     batcher = Batcher(digits.compile(), batch=8, workers=2)
     batcher.start()
     count = len(graphs)

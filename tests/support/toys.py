@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import fewstep as fs
 from fewstep.base import disk
 from fewstep.base.conditions import Cond
+from fewstep.core import compiling
 from fewstep.core.denoiser import Denoiser, Preconditioned
 from fewstep.core.process import per_row
 from fewstep.core.scalings import Edm
@@ -91,6 +92,19 @@ def tiny_run(**fields: object) -> fs.Run:
         "log_every": 1,
     }
     return fs.recipes.toy(**{**settings, **fields})
+
+
+def graphs_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """From now on torch's compiler traces passes and leaves the kernels as they are: its graphs."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    torch._dynamo.reset()
+    return graphs
 
 
 class Killed(BaseException):
