@@ -105,6 +105,16 @@ def test_a_break_is_refused_in_one_line():
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.usefixtures("compiles")
+def test_a_run_whose_network_breaks_writes_nothing(tmp_path):
+    """So that it starts in the same folder without its compiler."""
+    run = replace(fs.recipes.toy(iterations=2, batch=16, block=4), network="own", compile="on")
+    data, out = rows(40), tmp_path / "run"
+    with pytest.raises(UserError, match="a pass of Mlp"):
+        fs.train(run, data, Mlp(breaks=True), out=out, progress=False)
+    fs.train(replace(run, compile="off"), data, Mlp(breaks=True), out=out, progress=False)
+
+
 def test_what_cannot_be_compiled_is_refused():
     with pytest.raises(UserError, match="on or off on cpu"):
         with_passes(denoiser(), "graphs")
@@ -206,7 +216,7 @@ def test_sizes_that_another_network_has_seen_do_not_matter(compiles):
 @pytest.mark.parametrize("way", ["shard", "recompute"])
 def test_ways_that_the_compiler_cannot_see_through_are_refused(way):
     run = replace(fs.recipes.toy(), compile="on")
-    with pytest.raises(UserError, match=f"compile = 'on': expected off with {way}"):
+    with pytest.raises(UserError, match=f"compile = 'on': expected off: {way} does not"):
         fs.train(run, progress=False, **{way: True})
 
 

@@ -104,7 +104,7 @@ def train(
 def _check_compile(run: Run, **ways: bool) -> None:
     """Raises UserError where passes cannot be compiled, or would round by how a run is divided."""
     for name, is_on in {**ways, "elastic_exact": run.elastic_exact}.items():
-        need = f"off with {name}, which it would break"
+        need = f"off: {name} does not work with it"
         require(not is_on or run.compile == "off", "compile", run.compile, need)
     need = "on or off with accumulate: graphs were not tried"
     require(run.accumulate == 1 or run.compile != "graphs", "compile", run.compile, need)
@@ -181,6 +181,7 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         for stage in prepared.stages if launch.shard or launch.recompute else ():
             advice = "without --shard and --recompute it ran: leave them out"
             preflight.try_out(prepared, stage.method, state, advice)
+        _compile(prepared, state, launch.progress)  # of a new run before anything is written
         recorder = None if launch.out is None else Recorder(prepared, state, launch.out, launch.log)
         if launch.progress:
             _announce(prepared, reason)
@@ -198,8 +199,12 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
 
 
 def _compile(prepared: Prepared, state: State, progress: bool) -> None:
-    """Compiles what the next step asks, where the run says so; says before what that costs."""
-    if prepared.run.compile == "off":
+    """Compiles what the next step asks, where the run says so; says before what that costs.
+
+    Once, when the state is at the step that the run goes on from.
+    """
+    first = prepared.checkpoint.record.step if prepared.checkpoint else 0
+    if prepared.run.compile == "off" or state.compile != "off" or state.step != first:
         return
     forecast = compiling.forecast(state.student, passes=2)
     if progress and forecast:
