@@ -99,6 +99,23 @@ def test_the_batch_is_a_power_of_two_in_a_quarter_of_the_memory(monkeypatch, fre
     assert sum(sizes) == 300
 
 
+def test_what_is_free_is_asked_where_rows_take_much():
+    """It reads a dozen files, which takes longer than a small network."""
+    asked: list[torch.device] = []
+
+    def ask(device):
+        asked.append(device)
+        return 2**40
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "free_bytes", ask)
+        room = Room(row=memory.LITTLE / 64)
+        assert [len(part) for part in room.parts(64, lambda rows: rows, None, CPU)] == [64]
+        assert not asked
+        list(room.parts(65, lambda rows: rows, None, CPU))
+        assert asked == [CPU]
+
+
 def test_small_rows_come_4096_at_a_time_and_few_ones_unmeasured(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**33)
     sizes: list[int] = []

@@ -21,6 +21,7 @@ from torch import nn
 import fewstep as fs
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.world import ALONE, World
+from fewstep.core import compiling
 from fewstep.networks.blocks import blocks_of
 from fewstep.run import checkpoint
 from fewstep.run.build import build_method, with_defaults
@@ -352,6 +353,22 @@ def test_gradients_are_joined_whatever_way_the_passes_go(tmp_path, method, shard
     for name in ("one", "two"):
         logs = [(tmp_path / name / f"metrics.{kind}").read_text() for kind in ("jsonl", "csv")]
         assert [len(text.splitlines()) for text in logs] == [6 + 3, 6 + 3 + 1]
+
+
+@pytest.mark.long
+def test_compiled_passes_of_each_process_are_the_ordinary_ones(tmp_path):
+    """By the ordinary kernels, so that the bits are the same too."""
+
+    def trace() -> None:
+        compiling.BACKEND = "eager"
+
+    train(2, tmp_path / "off")
+    train(2, tmp_path / "on", compile="on", before=trace)
+    off, on = (RunFolder(tmp_path / name).newest() for name in ("off", "on"))
+    assert on.record.run.compile == "on"
+    assert all(
+        torch.equal(on.groups["student"][key], x) for key, x in off.groups["student"].items()
+    )
 
 
 @pytest.mark.long

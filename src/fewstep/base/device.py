@@ -56,3 +56,15 @@ def send(x: Tensor, device: torch.device) -> Tensor:
         return x
     is_sent = x.device.type == "cpu" and device.type in ("cuda", "meta") and not x.is_pinned()
     return x.to(device, non_blocking=is_sent)
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lays weights of convolutions out with the channels last in memory; values are unchanged.
+
+    A convolution with such a weight gives pictures and volumes laid out so, which what follows
+    keeps. Kernels of series have no such layout.
+    """
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in module.parameters():
+        if weight.ndim in layouts:
+            weight.data = weight.data.contiguous(memory_format=layouts[weight.ndim])

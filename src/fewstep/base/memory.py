@@ -21,6 +21,7 @@ from fewstep.base.world import ALONE, World
 
 MOST = 4096  # rows at once
 FEW = 16  # rows that need no measuring
+LITTLE = 2**24  # bytes that need no look at what is free, which takes longer than a small network
 SHARE = 4  # a part takes a quarter of the memory there is
 BOUNDS = {"cpu": 2**29}  # bytes of a part at most: more rows at once are hardly quicker
 BOUND = 2**33  # likewise on an accelerator
@@ -102,6 +103,8 @@ class Room:
             return n
         if self.row is None:
             self.row = row_bytes(work)
+        if n <= MOST and n * self.row <= LITTLE:
+            return n
         place = torch.device("cpu") if device is None else device
         room = min(free_bytes(place) / SHARE, BOUNDS.get(place.type, BOUND))
         count = max(room / max(self.row, 1.0), 1.0)

@@ -14,6 +14,7 @@ from torch import nn
 
 from fewstep import methods, networks
 from fewstep.base.conditions import leaves, mask_of
+from fewstep.base.device import channels_last
 from fewstep.base.errors import UserError, require
 from fewstep.base.options import checked_options, choose, names_of
 from fewstep.base.randomness import fork_rng
@@ -265,7 +266,7 @@ def build_student(
         fine = not any(p.is_inference() for p in network.parameters())
         require(fine, "network", type(network).__name__, "one made outside torch.inference_mode")
         check_ends(run, need, network)
-        return Preconditioned(network, method.scaling, method.process)
+        return _preconditioned(run, method, network)
     name = run.init if run.network == OWN and ":" in (run.init or "") else run.network
     function = factory_of("network", networks, str(name), network)
     options = checked_options("network", function, run.network_options)
@@ -287,7 +288,14 @@ def build_student(
             " let the function take no arguments"
         )
     check_ends(run, need, module)
-    return Preconditioned(module, method.scaling, method.process)
+    return _preconditioned(run, method, module)
+
+
+def _preconditioned(run: Run, method: Method, network: nn.Module) -> Preconditioned:
+    """The network as a denoiser, its weights as the run wants them in memory."""
+    if run.layout == "channels-last":
+        channels_last(network)
+    return Preconditioned(network, method.scaling, method.process)
 
 
 def with_defaults(run: Run, method: OwnMethod | None = None, network: Network | None = None) -> Run:

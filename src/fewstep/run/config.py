@@ -29,7 +29,7 @@ DESCRIPTION = "data_description"  # beside a run's fields in run.json, for peopl
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
 FILE_NAMES = {"later_sigmas": "middle_times"}
 # Fields that files leave out where they are at their defaults.
-LATER = ("extend", "eval_every", "eval_metric", "compile")
+LATER = ("extend", "eval_every", "eval_metric", "compile", "layout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +121,8 @@ class Run:
     """Whether torch compiles the networks' passes while training, which takes minutes before the
     first step on a CPU; graphs captures them as CUDA graphs too.
     """
+    layout: Literal["channels-first", "channels-last"] = "channels-first"
+    """Of pictures in memory; channels-last makes convolutions quicker, with other last bits."""
     optimizer: Literal["adam", "adamw", "radam", "lion", "adamw8bit"] = "adam"
     """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others;
     adamw8bit is bitsandbytes', with moments of a byte each.

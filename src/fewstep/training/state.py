@@ -256,6 +256,9 @@ class State:
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
             value = scatter_like(tensor, own[name])
+            # Fused kernels go along memory, whatever the strides of what they are given.
+            if value.shape == own[name].shape and value.stride() != own[name].stride():
+                value = torch.empty_like(own[name], dtype=value.dtype).copy_(value)
             optimizers.set_state(self.optimizer, own[name], key, value)
 
     def _read_shards(self, checkpoint: Checkpoint) -> None:

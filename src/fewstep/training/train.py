@@ -85,6 +85,7 @@ def train(
     need = "0 without out: the best checkpoint is kept in a run folder"
     require(folder is not None or not run.eval_every, "eval_every", run.eval_every, need)
     _check_compile(run, shard=shard, recompute=recompute)
+    _check_layout(run, shard)
     # What is asked for; the rest is known once the processes are connected.
     prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
     ways: dict[str, Any] = {"shard": shard, "recompute": recompute, "workers": workers}
@@ -108,6 +109,15 @@ def _check_compile(run: Run, **ways: bool) -> None:
         require(not is_on or run.compile == "off", "compile", run.compile, need)
     need = "on or off with accumulate: graphs were not tried"
     require(run.accumulate == 1 or run.compile != "graphs", "compile", run.compile, need)
+
+
+def _check_layout(run: Run, shard: bool) -> None:
+    """Raises UserError where gradients or moments would lie unlike the weights in memory."""
+    ways = {"shard": shard, "elastic_exact": run.elastic_exact}
+    ways["adamw8bit"] = run.optimizer == "adamw8bit"
+    for name, is_on in ways.items():
+        need = f"channels-first with {name}, which takes weights as they lie by default"
+        require(not is_on or run.layout == "channels-first", "layout", run.layout, need)
 
 
 def _look_at_data(prepared: Prepared, strict: bool, main: bool) -> None:
