@@ -1,4 +1,9 @@
 # A generator as a service: docs/serve.md. The versions are those of constraints.txt.
+FROM node:22-slim AS page
+WORKDIR /web
+COPY web ./
+RUN npm ci --ignore-scripts && npm run build -- /built
+
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/fewstep
@@ -7,9 +12,11 @@ WORKDIR /build
 COPY constraints.txt ./
 # PyTorch's build for processors; the one of PyPI brings gigabytes of CUDA. What it needs comes below.
 RUN pip install -c constraints.txt --no-deps --index-url https://download.pytorch.org/whl/cpu torch
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY web web
 COPY src src
-RUN pip install -c constraints.txt '.[serve,report]'
+COPY --from=page /built src/fewstep/page/built
+RUN pip install -c constraints.txt '.[page,report]'
 
 FROM python:3.11-slim
 COPY --from=build /opt/fewstep /opt/fewstep

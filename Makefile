@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-t2i test-docs lint format bench learn soak clean
+.PHONY: demo test test-t2i test-page test-docs lint format bench learn soak clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -20,6 +20,10 @@ test: format $(VENV)/.dev  ## everything that must hold before a change lands; t
 
 test-t2i: $(VENV)/.t2i  ## text to image, on tiny pipelines of diffusers' own classes
 	$(BIN)/pytest tests/pipelines -n 2
+
+test-page: $(VENV)/.browser  ## the page in a headless browser, which has to be on the machine
+	npm --prefix web run check
+	$(BIN)/pytest tests/browser
 
 test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in about five minutes
 	$(BIN)/python -m tests.docs
@@ -48,7 +52,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) -e '.[digits]'
+	$(PIP) -e '.[digits,page]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
@@ -57,6 +61,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.t2i: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) -e '.[dev,t2i]'
+	@touch $@ $(VENV)/.dev $(VENV)/.demo
+
+$(VENV)/.browser: pyproject.toml constraints.txt $(wildcard web/*.* web/src/*) | $(BIN)/pip
+	$(PIP) -e '.[browser]'
+	npm --prefix web ci --ignore-scripts --no-fund --no-audit
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
 
 clean:

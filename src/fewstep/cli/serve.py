@@ -15,12 +15,15 @@ from fewstep.cli.user_code import own_parts
 if TYPE_CHECKING:
     from socket import socket as Socket
 
+    from fewstep.run.generator import Generator
     from fewstep.serve.limits import Limits
 
 DESCRIPTION = (
-    "Answer requests for samples over HTTP, with JSON, .npy or PNG. Requests that come together"
-    " share the network's passes. SIGTERM or Ctrl-C finishes what was asked for, then ends.\n\n"
-    "example: fewstep serve digits --port 8000"
+    "Show a generator as a page that samples in the browser, and answer requests for samples over"
+    " HTTP, with JSON, .npy or PNG. Requests that come together share the network's passes. SIGTERM"
+    " or Ctrl-C finishes what was asked for, then ends.\n\n"
+    "example: fewstep serve digits --port 8000\n"
+    "example: fewstep serve digits --static page.html"
 )
 
 
@@ -28,6 +31,14 @@ DESCRIPTION = (
 class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name, such as digits."""
+    teacher: str | None = None
+    """Run or shipped name of a generator that the page shows beside it, such as its teacher."""
+    static: str | None = None
+    """Write the page instead, and serve nothing: a new folder for any web host, or one file that
+    ends in .html and opens from disk."""
+    half: bool = False
+    """Give the browser weights in half precision, as half the bytes; they are computed with in
+    float32."""
     host: str = "127.0.0.1"
     """Address to listen at. There is no password: another than this machine's own is open to all
     who reach it."""
@@ -83,6 +94,9 @@ def main(argv: list[str]) -> int:
     from fewstep.serve.limits import Limits
     from fewstep.serve.server import bind
 
+    if args.static is not None:
+        write_page(args, args.static)
+        return 0
     for word in ("batch", "workers", "threads"):
         value = getattr(args, word)
         require(value is None or value >= 1, f"--{word}", value, "at least 1")
@@ -99,18 +113,41 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def generators(args: Args) -> tuple[Generator, Generator | None]:
+    """The run's generator, and the one beside it."""
+    from fewstep.run.generator import load
+
+    options = {"device": args.device, **own_parts(args)}
+    own = load(args.run, ema=args.ema, composite=args.composite, **options)
+    teacher = None if args.teacher is None else load(args.teacher, device=args.device)
+    return own.with_later_sigmas(args.later_sigmas), teacher
+
+
+def write_page(args: Args, place: str) -> None:
+    """The page as a folder or a file."""
+    from pathlib import Path
+
+    from fewstep.page import files
+    from fewstep.page.model import model_of
+
+    files.check_place(Path(place))
+    size = files.write(model_of(*generators(args), half=args.half), Path(place))
+    if not args.quiet:
+        print(f"{place}: {size / 1e6:.1f} MB")
+
+
 def listen(one: Socket, args: Args, limits: Limits) -> None:
     """Loads the generator, and answers requests until a signal."""
-    from fewstep.run.generator import load
+    from fewstep.page import files
+    from fewstep.page.model import model_of
     from fewstep.serve.app import app
     from fewstep.serve.facts import name
     from fewstep.serve.hosts import LOOPBACK
+    from fewstep.serve.pages import pages
     from fewstep.serve.server import address, is_loopback, server
 
-    generator = load(
-        args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
-    ).with_later_sigmas(args.later_sigmas)
-    generator = compile_passes(generator, args.compile, args.quiet)
+    bare, teacher = generators(args)
+    generator = compile_passes(bare, args.compile, args.quiet)
     is_private = is_loopback(one)
     if not is_private:
         line = "is open to all who reach this machine: there is no password"
@@ -122,10 +159,13 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
         workers=args.workers,
         thread_count=args.threads,
         hosts=(*LOOPBACK, args.host) if is_private else (),
+        pages=pages(lambda: model_of(bare, teacher, args.half)) if files.is_built() else (),
     )
 
     def announce() -> None:
         if not args.quiet:
+            if not files.is_built():
+                print(f"fewstep: {files.NOT_BUILT}", file=sys.stderr)
             print(
                 f"{name(generator)} at {address(one)}: up to {limits.n} samples and {limits.steps}"
                 f" steps a request, {limits.body} bytes of JSON, {limits.queue} samples waiting",

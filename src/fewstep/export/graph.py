@@ -35,9 +35,11 @@ from fewstep.run.generator import Generator
 # Share of the numbers, and as many more, that half precision leaves as they are: the smallest
 # weights are a few hundredths of all, and rounding them costs a third of the accuracy.
 SHARE, MORE = 0.05, 10_000
+Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
 EVALUATION = "evaluation"  # note at a node: the number of the evaluation, and its network's name
 # Names that mean something else in a graph or in the Python that is written of it.
-_TAKEN = "noise renoise sample w x level rows network low high aten torch json load self"
+_TAKEN = "noise renoise sample w x level end rows network low high aten torch json load self"
 _FEW = 2  # rows of the example that is traced
 
 
@@ -56,9 +58,9 @@ class KSteps(nn.Module):
         self.scheme = scheme
         self.kind = facts.cond
         self.names = list(input_shapes(generator, scheme))
-        self.coefficients = [_coefficients(generator.denoiser, t) for t in scheme.times]
+        self.coefficients = [coefficients_at(generator.denoiser, t) for t in scheme.times]
         pairs = zip(scheme.times, scheme.ends, strict=True)
-        self.ends = [_ends(generator, t, to) for t, to in pairs]
+        self.ends = [ends_of(generator, t, to) for t, to in pairs]
         self.uses = [_name_at(generator.denoiser, t) for t in scheme.times]
         self.networks: dict[str, nn.Module] = {}
         for name, network in networks_of(generator.denoiser, scheme).items():
@@ -71,14 +73,14 @@ class KSteps(nn.Module):
         sizes = {name: len(_shape(kind)) + 1 for name, kind in kinds(facts.cond)}
         changes = {_word(k): ToModel(u, sizes[k]) for k, u in facts.cond_units.items()}
         self.to_model = nn.ModuleDict(changes)
-        self.forward = _with_names(self.run, self.names)
+        self.forward = with_names(self.run, self.names)
 
     def run(self, **inputs: Tensor) -> Tensor:
         """The samples; what `forward` is, whose arguments have the names of the inputs."""
         cond = self.condition(self.kind, inputs)
         noise = apply_mask(inputs["noise"], cond)
         fresh = [apply_mask(inputs["renoise"][:, i], cond) for i in range(len(self.scheme.noisy))]
-        weights = {name: _at_least_float32(one) for name, one in self.networks.items()}
+        weights = {name: at_least_float32(one) for name, one in self.networks.items()}
         draws, number = iter(fresh), 0
         x = self.scheme.start * noise
         past: list[tuple[Tensor, Tensor]] = []
@@ -133,18 +135,22 @@ def combine(combination: Combination, vectors: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
-def input_shapes(
-    generator: Generator, scheme: Scheme
-) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def input_shapes(generator: Generator, scheme: Scheme) -> Shapes:
     """The type of each input and its shape without the axis of samples, by name, in their order."""
     facts = generator.facts
-    result = {"noise": (torch.float32, facts.shape)}
+    result: Shapes = {"noise": (torch.float32, facts.shape)}
     if scheme.noisy:
         result["renoise"] = (torch.float32, (len(scheme.noisy), *facts.shape))
-    for name, kind in kinds(facts.cond):
+    return result | condition_shapes(generator, result)
+
+
+def condition_shapes(generator: Generator, others: Container[str]) -> Shapes:
+    """The inputs of the condition's parts; others: the names of inputs beside them."""
+    result: Shapes = {}
+    for name, kind in kinds(generator.facts.cond):
         dtype = torch.int64 if kind == LABELS else DTYPES[kind[0]]  # type: ignore[index]
         word = _input_name(kind, name)
-        if word in result:
+        if word in others or word in result:
             raise UserError(f"a condition of the name {name!r}: expected none like another input's")
         result[word] = (dtype, _shape(kind))
     return result
@@ -159,7 +165,17 @@ def trace(generator: Generator, scheme: Scheme, half: bool = False) -> ExportedP
     """
     check_linear(scheme)
     module = KSteps(generator, scheme, half)
-    shapes = input_shapes(generator, scheme)
+    name = generator.run.network
+    return traced(module, input_shapes(generator, scheme), module.networks, name)
+
+
+def traced(
+    module: nn.Module, shapes: Shapes, networks: Container[str], name: str
+) -> ExportedProgram:
+    """The graph of a module for any number of rows of these inputs.
+
+    networks: the names of those inside; name: what messages call them. Raises UserError.
+    """
     example = {
         name: torch.zeros(_FEW, *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()
     }
@@ -172,10 +188,10 @@ def trace(generator: Generator, scheme: Scheme, half: bool = False) -> ExportedP
                 program = torch.export.export(
                     module, (), example, dynamic_shapes=sizes, strict=strict
                 )
-            return without_traces(program, module.networks)
+            return without_traces(program, networks)
         except Exception as error:  # of torch, or of the user's own network
             failure = failure or error
-    raise refusal(f"the network {generator.run.network!r} cannot be traced", failure)
+    raise refusal(f"the network {name!r} cannot be traced", failure)
 
 
 def refusal(what: str, error: Exception | None) -> UserError:
@@ -252,7 +268,7 @@ def _name_at(denoiser: nn.Module, t: float) -> str:
     return "network"
 
 
-def _coefficients(denoiser: nn.Module, t: float) -> tuple[float, float, float, float]:
+def coefficients_at(denoiser: nn.Module, t: float) -> tuple[float, float, float, float]:
     """skip, out, in and noise label at that time, in float64."""
     part = _parts(denoiser)[_name_at(denoiser, t)]
     c = part.scaling(part.process, torch.tensor([t], dtype=torch.float64))
@@ -260,7 +276,7 @@ def _coefficients(denoiser: nn.Module, t: float) -> tuple[float, float, float, f
     return skip, out, in_, label
 
 
-def _ends(generator: Generator, t: float, to: float | None) -> list[float]:
+def ends_of(generator: Generator, t: float, to: float | None) -> list[float]:
     """What the network is told of where its answer leads, in float64; of one time nothing."""
     denoiser = generator.denoiser
     part = _parts(denoiser)[_name_at(denoiser, t)]
@@ -292,13 +308,13 @@ def _halve(module: nn.Module) -> None:
         weight.data = small
 
 
-def _at_least_float32(network: nn.Module) -> dict[str, Tensor]:
+def at_least_float32(network: nn.Module) -> dict[str, Tensor]:
     """The network's weights, those in half precision as float32."""
     parameters = network.named_parameters()
     return {k: w.float() if w.dtype == torch.float16 else w for k, w in parameters}
 
 
-def _with_names(run: Any, names: list[str]) -> Any:
+def with_names(run: Any, names: list[str]) -> Any:
     """run(**inputs) as a function of arguments of these names, which the trace keeps."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from fewstep.base import disk
 from fewstep.base.errors import UserError
@@ -43,14 +44,25 @@ def write(contents: Contents, folder: Path) -> OnnxFile:
             f"{size} bytes of weights: an ONNX file has at most {MOST}: expected --half, or --to"
             " torch or safetensors"
         )
-    model = _convert(contents)
+    about = contents.to_json()
+    name = contents.generator.run.network
+    disk.write(folder / NAME, onnx_bytes(contents.program, list(about["inputs"]), about, name))
+    return OnnxFile(folder / NAME)
+
+
+def onnx_bytes(
+    program: ExportedProgram, inputs: Sequence[str], about: Mapping[str, Any], network: str
+) -> bytes:
+    """A graph as an ONNX file; about: JSON that it carries. Raises UserError."""
+    _check_libraries()
+    model = _convert(program, inputs, network)
     _strip(model)
     _shorten(model.graph)
     _name_batch(model)
-    about = model.metadata_props.add()
-    about.key, about.value = "fewstep", json.dumps(contents.to_json())
-    disk.write(folder / NAME, model.SerializeToString(deterministic=True))
-    return OnnxFile(folder / NAME)
+    note = model.metadata_props.add()
+    note.key, note.value = "fewstep", json.dumps(about)
+    result: bytes = model.SerializeToString(deterministic=True)
+    return result
 
 
 def _check_libraries() -> None:
@@ -62,22 +74,20 @@ def _check_libraries() -> None:
         raise UserError("ONNX needs onnx and others: pip install 'fewstep[onnx]'") from None
 
 
-def _convert(contents: Contents) -> Any:
+def _convert(program: ExportedProgram, inputs: Sequence[str], network: str) -> Any:
     """The graph as onnx.ModelProto. Raises UserError."""
-    names = list(contents.to_json()["inputs"])
-    program = contents.program
     try:
         with quiet_tracing():
             result = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
-                input_names=names,
+                input_names=list(inputs),
                 output_names=[OUTPUT],
                 opset_version=20,
             )
     except Exception as error:  # torch.onnx's own, of many kinds
-        what = f"the network {contents.generator.run.network!r} has no ONNX form"
+        what = f"the network {network!r} has no ONNX form"
         raise refusal(what, error) from error
     assert result is not None
     return result.model_proto

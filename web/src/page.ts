@@ -1,0 +1,453 @@
+// The page: what is asked for, the makers that answer, and where their samples are drawn.
+
+import { fromBase64, Maker, Model, readModel, sizeOf } from "./model";
+import { floats, Network, Wish } from "./network";
+import { normals } from "./random";
+import { Made, TabMaker } from "./scheme";
+import { ask } from "./server";
+import { draw, ENOUGH, Frame, layout, Range, rangeOf, sampleAt, Samples } from "./views";
+
+const find = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
+
+/** A figure of the first section: a maker with a number of steps. */
+interface Column {
+  maker: Maker;
+  steps: number;
+  canvas: HTMLCanvasElement;
+  caption: HTMLElement;
+  samples: Samples | null;
+}
+
+class Page {
+  readonly count: number;
+  readonly size: number;
+  readonly tabs = new Map<string, TabMaker>();
+  units: Network | null = null;
+  columns: Column[] = [];
+  range: Range | null = null;
+  selected = 0;
+  place: [number, number] = [0, 0];
+  wanted = 0; // the newest wish: older ones stop
+
+  constructor(readonly model: Model) {
+    this.count = ENOUGH[model.view.kind];
+    this.size = sizeOf(model.shape);
+  }
+
+  async start(): Promise<void> {
+    const { model } = this;
+    document.title = `${model.title} · fewstep`;
+    find("title").textContent = model.title;
+    const began = performance.now();
+    if (model.makers.some((maker) => maker.file)) this.units = await Network.load("units.onnx");
+    for (const maker of model.makers) {
+      if (maker.file) {
+        const network = await Network.load(maker.file);
+        this.tabs.set(maker.name, new TabMaker(maker, network, model.shape, model.conditions));
+      }
+    }
+    this.build();
+    find("main").hidden = false;
+    await this.renew();
+    const seconds = (performance.now() - began) / 1e3;
+    await this.tell(seconds);
+    document.documentElement.dataset.ready = seconds.toFixed(3);
+  }
+
+  /** What the page says of where samples are made, and whether they are PyTorch's. */
+  private async tell(seconds: number): Promise<void> {
+    const { check, makers } = this.model;
+    const [student] = makers;
+    if (!this.tabs.has("student")) {
+      find("status").textContent = `Samples are made by the server: ${student.why || "no file"}.`;
+      return;
+    }
+    let line = `The network runs in this tab; ready in ${seconds.toFixed(1)} s.`;
+    if (check) {
+      const far = await this.difference(check);
+      const [black, white] = this.model.view.grey ?? [0, 0];
+      line += this.model.view.grey
+        ? ` The first ${check.n} samples are PyTorch's to ${plain((far * 255) / (white - black))} of`
+          + " 255 shades."
+        : ` The first ${check.n} samples are PyTorch's to ${plain(far)}.`;
+      document.documentElement.dataset.difference = String(far);
+    }
+    find("status").textContent = line;
+  }
+
+  /** The largest difference from samples that PyTorch made of the same seed. */
+  private async difference(check: NonNullable<Model["check"]>): Promise<number> {
+    const truth = new Float32Array(fromBase64(check.samples).buffer);
+    const noise = normals(check.seed, "prior", check.n, this.size);
+    const tab = this.tabs.get("student")!;
+    const wish = { labels: this.labels(check.n, ""), values: {} };
+    const made = await tab.make(noise, check.n, check.steps, check.seed, wish);
+    const own = await this.inUnits(made.x, check.n);
+    return truth.reduce((most, value, i) => Math.max(most, Math.abs(value - own[i])), 0);
+  }
+
+  /** Samples of the model's units in the data's. */
+  private async inUnits(x: Float32Array, n: number): Promise<Float32Array> {
+    return this.units!.run({ x0: floats(x, this.model.shape, n) });
+  }
+
+  private labels(n: number, choice: string): number[] | null {
+    const { labels } = this.model;
+    if (!labels) return null;
+    if (choice !== "") return new Array(n).fill(Number(choice));
+    const turn = labels.occurring.length ? labels.occurring : [...Array(labels.count).keys()];
+    return Array.from({ length: n }, (_, i) => turn[i % turn.length]);
+  }
+
+  private wish(n: number): Wish {
+    const values: Wish["values"] = {};
+    for (const one of this.model.conditions) {
+      if (!one.has_controls) continue;
+      const inputs = document.querySelectorAll<HTMLInputElement>(`input[data-of="${one.name}"]`);
+      values[one.name] = [...inputs].map((input, i) => {
+        const number = input.valueAsNumber;
+        return Number.isFinite(number) ? number : (one.value[i] as number);
+      });
+    }
+    return { labels: this.labels(n, find<HTMLSelectElement>("label").value), values };
+  }
+
+  private get seed(): number {
+    const value = Math.floor(find<HTMLInputElement>("seed").valueAsNumber);
+    return Number.isSafeInteger(value) && value >= 0 ? value : 0;
+  }
+
+  private get frame(): Frame {
+    const choice = (id: string) => Number(find<HTMLSelectElement>(id).value || 0);
+    const { view, shape } = this.model;
+    return {
+      view,
+      shape,
+      axes: [choice("across"), choice("up")],
+      range: this.range ?? [],
+      selected: this.selected,
+    };
+  }
+
+  /** The controls and figures that this model needs. */
+  private build(): void {
+    const { model } = this;
+    if (model.labels) {
+      const { labels } = model;
+      const turn = labels.occurring.length ? labels.occurring : [...Array(labels.count).keys()];
+      const options: [string, string][] = [["", "in turn"]];
+      if (labels.any) options.push(["-1", "any"]);
+      options.push(...turn.map((i): [string, string] => [String(i), labels.names[i] ?? String(i)]));
+      fill(find<HTMLSelectElement>("label"), options);
+      find("label-box").hidden = false;
+    }
+    this.buildConditions();
+    this.buildAxes();
+    for (const maker of model.makers) {
+      for (const steps of maker.sampler_steps) this.columns.push(this.column(maker, steps));
+    }
+    find("columns").classList.toggle("few", this.columns.length < 4);
+    const [student] = model.makers;
+    const steps = student.sampler_steps.map((n): [string, string] => [String(n), String(n)]);
+    fill(find<HTMLSelectElement>("steps"), steps);
+    find<HTMLSelectElement>("steps").value = String(student.default);
+    const isTab = this.tabs.has("student");
+    find("latent-section").hidden = find("path-section").hidden = !isTab;
+    const hasTiles = model.view.kind === "tiles" || model.view.kind === "fields";
+    find("side-hint").textContent =
+      isTab && hasTiles ? "Click a picture to follow it below." : "";
+    const { about } = model;
+    find("about").textContent =
+      `${about.network} of ${about.weights.toLocaleString("en")} weights, trained by ${about.method}`
+      + ` for ${about.trained_steps.toLocaleString("en")} steps; fingerprint`
+      + ` ${about.fingerprint.slice(0, 16)}.`;
+    find("where").textContent =
+      `Seed s is the seed of “fewstep sample RUN --seed s”, by any number of steps.`;
+    this.listen();
+  }
+
+  private buildConditions(): void {
+    for (const one of this.model.conditions) {
+      if (!one.has_controls) continue;
+      find("conditions").hidden = false;
+      one.value.forEach((value, i) => {
+        const label = document.createElement("label");
+        const name = one.columns[i] ?? (one.value.length > 1 ? `${one.name} ${i + 1}` : one.name);
+        label.append(name, " ");
+        const input = document.createElement("input");
+        Object.assign(input, { type: "number", step: "any", value: plain(Number(value)) });
+        input.dataset.of = one.name;
+        input.addEventListener("input", () => void this.renew());
+        label.append(input);
+        find("conditions").append(label);
+      });
+    }
+  }
+
+  private buildAxes(): void {
+    const { view, shape } = this.model;
+    const { variables } = layout(view, shape);
+    const options = Array.from({ length: variables }, (_, i): [string, string] => [
+      String(i),
+      view.columns[i] ?? String(i),
+    ]);
+    for (const id of ["across", "up"]) fill(find<HTMLSelectElement>(id), options);
+    find<HTMLSelectElement>("up").value = String(Math.min(1, variables - 1));
+    const isCloud = view.kind === "numbers" || view.kind === "plane" || view.kind === "sets";
+    find("across-box").hidden = variables < 3 && !(view.kind === "fields" && variables > 1);
+    find("up-box").hidden = !isCloud || variables < 3;
+  }
+
+  private column(maker: Maker, steps: number): Column {
+    const figure = document.createElement("figure");
+    const canvas = document.createElement("canvas");
+    const caption = document.createElement("figcaption");
+    canvas.setAttribute("role", "img");
+    canvas.dataset.column = `${maker.name}-${steps}`;
+    figure.append(canvas, caption);
+    find("columns").append(figure);
+    canvas.addEventListener("click", (event) => {
+      const box = canvas.getBoundingClientRect();
+      const [across, down] = [event.offsetX / box.width, event.offsetY / box.height];
+      const number = sampleAt(this.frame, this.count, across, down);
+      if (number >= 0 && this.tabs.has("student")) void this.follow(number);
+    });
+    canvas.classList.toggle("clickable", sampleAt(this.frame, this.count, 0, 0) >= 0);
+    return { maker, steps, canvas, caption, samples: null };
+  }
+
+  private listen(): void {
+    for (const id of ["label", "seed"]) find(id).addEventListener("input", () => void this.renew());
+    for (const id of ["across", "up"]) find(id).addEventListener("input", () => this.redraw());
+    find("controls").addEventListener("submit", (event) => event.preventDefault());
+    find("again").addEventListener("click", () => void this.again());
+    find("steps").addEventListener("input", () => void this.follow(this.selected));
+    find("middle").addEventListener("click", () => void this.move(0, 0));
+    const pad = find("pad");
+    const drag = (event: PointerEvent) => {
+      const box = pad.getBoundingClientRect();
+      const [across, down] = [event.clientX - box.left, event.clientY - box.top];
+      void this.move((across / box.width) * 2 - 1, 1 - (down / box.height) * 2);
+    };
+    pad.addEventListener("pointerdown", (event) => {
+      pad.setPointerCapture(event.pointerId);
+      drag(event);
+    });
+    pad.addEventListener("pointermove", (event) => {
+      if (pad.hasPointerCapture(event.pointerId)) drag(event);
+    });
+    pad.addEventListener("keydown", (event) => {
+      const moves: Record<string, [number, number]> = {
+        ArrowLeft: [-0.1, 0],
+        ArrowRight: [0.1, 0],
+        ArrowUp: [0, 0.1],
+        ArrowDown: [0, -0.1],
+      };
+      const by = moves[event.key];
+      if (!by) return;
+      event.preventDefault();
+      void this.move(this.place[0] + by[0], this.place[1] + by[1]);
+    });
+    document.addEventListener("keydown", (event) => {
+      const isTyping = (event.target as HTMLElement).matches("input, select");
+      const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
+      if (event.key === "n" && isPlain && !isTyping) void this.again();
+    });
+    let width = window.innerWidth;
+    window.addEventListener("resize", () => {
+      if (window.innerWidth !== width) this.redraw();
+      width = window.innerWidth;
+    });
+  }
+
+  private async again(): Promise<void> {
+    const [word] = crypto.getRandomValues(new Uint32Array(1));
+    find<HTMLInputElement>("seed").value = String(word);
+    await this.renew();
+  }
+
+  /** All figures, for what is asked for now. */
+  async renew(): Promise<void> {
+    const wanted = ++this.wanted;
+    const wish = this.wish(this.count);
+    const { seed } = this;
+    try {
+      for (const column of this.columns) {
+        const made = await this.make(column.maker, this.count, column.steps, seed, wish);
+        if (wanted !== this.wanted) return;
+        column.samples = { values: made.x, n: this.count };
+        this.range ??= rangeOf(this.model.view, this.model.shape, column.samples);
+        this.show(column, made.seconds);
+        await pause();
+      }
+      if (this.tabs.has("student")) await this.follow(this.selected);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  /** Samples in the data's units. */
+  private async make(
+    maker: Maker,
+    n: number,
+    steps: number,
+    seed: number,
+    wish: Wish,
+    noise?: Float32Array,
+  ): Promise<Made> {
+    const tab = this.tabs.get(maker.name);
+    if (!tab) return ask(this.model, n, steps, seed, wish);
+    const own = noise ?? normals(seed, "prior", n, this.size);
+    const made = await tab.make(own, n, steps, seed, wish);
+    return { ...made, x: await this.inUnits(made.x, n) };
+  }
+
+  private show(column: Column, seconds: number): void {
+    const { maker, steps, canvas, caption, samples } = column;
+    draw(canvas, samples!, this.frame);
+    const name = maker.name === "teacher" ? "Teacher, " : "";
+    const words = `${name}${steps} ${steps > 1 ? "steps" : "step"}`;
+    const strong = document.createElement("strong");
+    strong.textContent = words;
+    caption.replaceChildren(strong, `: ${samples!.n} in ${milliseconds(seconds)}`);
+    canvas.setAttribute("aria-label", `${samples!.n} samples, ${words}`);
+  }
+
+  private redraw(): void {
+    for (const column of this.columns) {
+      if (column.samples) draw(column.canvas, column.samples, this.frame);
+    }
+    if (this.tabs.has("student")) void this.follow(this.selected);
+  }
+
+  /** Shows this sample in the sections below. */
+  private async follow(number: number): Promise<void> {
+    this.selected = number;
+    find("chosen").textContent = String(number + 1);
+    for (const column of this.columns) {
+      if (column.samples) draw(column.canvas, column.samples, this.frame);
+    }
+    await this.move(0, 0);
+    await this.walk();
+  }
+
+  /** The noise at a place of the square: that of the sample, with two others mixed in. */
+  private noiseAt([across, up]: [number, number]): Float32Array {
+    const of = (stream: string, row: number) =>
+      normals(this.seed, stream, row + 1, this.size).subarray(row * this.size);
+    const [z, a, b] = [of("prior", this.selected), of("page across", 0), of("page up", 0)];
+    const length = Math.hypot(1, across, up);
+    return z.map((value, i) => (value + across * a[i] + up * b[i]) / length);
+  }
+
+  private async move(across: number, up: number): Promise<void> {
+    const limit = (x: number) => Math.min(Math.max(x, -1), 1);
+    this.place = [limit(across), limit(up)];
+    const [x, y] = this.place;
+    Object.assign(find("handle").style, { left: `${50 + 50 * x}%`, top: `${50 - 50 * y}%` });
+    const pad = find("pad");
+    pad.setAttribute("aria-valuenow", String(Math.round(100 * x)));
+    pad.setAttribute("aria-valuetext", `across ${x.toFixed(1)}, up ${y.toFixed(1)}`);
+    if (this.isMoving) return; // the newest place is taken when the sample before is drawn
+    this.isMoving = true;
+    try {
+      for (let place: [number, number] | null = null; place !== this.place; await pause()) {
+        place = this.place;
+        await this.one(place);
+      }
+    } catch (error) {
+      fail(error);
+    } finally {
+      this.isMoving = false;
+    }
+  }
+
+  private isMoving = false;
+
+  private get steps(): number {
+    return Number(find<HTMLSelectElement>("steps").value);
+  }
+
+  /** The wish for the chosen sample alone. */
+  private oneWish(): Wish {
+    const { labels, values } = this.wish(this.count);
+    return { labels: labels && [labels[this.selected]], values };
+  }
+
+  private async one(place: [number, number]): Promise<void> {
+    const [student] = this.model.makers;
+    const noise = this.noiseAt(place);
+    const made = await this.make(student, 1, this.steps, this.seed, this.oneWish(), noise);
+    draw(find<HTMLCanvasElement>("one"), { values: made.x, n: 1 }, this.frame);
+    find("one-caption").textContent = `One sample in ${milliseconds(made.seconds)}`;
+    document.documentElement.dataset.one = made.seconds.toFixed(4);
+  }
+
+  /** The states of the chosen sample before each step, and at the end. */
+  private async walk(): Promise<void> {
+    const tab = this.tabs.get("student")!;
+    const noise = this.noiseAt([0, 0]);
+    const made = await tab.make(noise, 1, this.steps, this.seed, this.oneWish());
+    const film = find("film");
+    const frames = [
+      ...made.path.map(({ x, level }) => ({ x: toBeSeen(x), words: `noise level ${plain(level)}` })),
+      { x: made.x, words: "sample" },
+    ];
+    const figures: HTMLElement[] = [];
+    for (const { x, words } of frames) {
+      const figure = document.createElement("figure");
+      const canvas = document.createElement("canvas");
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", words);
+      const caption = document.createElement("figcaption");
+      caption.textContent = words;
+      figure.append(canvas, caption);
+      figures.push(figure);
+      const samples = { values: await this.inUnits(x, 1), n: 1 };
+      canvas.style.width = "110px";
+      queueMicrotask(() => draw(canvas, samples, this.frame));
+    }
+    film.replaceChildren(...figures);
+  }
+}
+
+/** x at the scale of data, whose deviation is 1/2 in the model's units. */
+function toBeSeen(x: Float32Array): Float32Array {
+  const length = Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length);
+  return length > 0.5 ? x.map((value) => (0.5 * value) / length) : x;
+}
+
+function fill(select: HTMLSelectElement, options: [string, string][]): void {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+}
+
+const milliseconds = (seconds: number) =>
+  seconds < 0.01 ? `${(1e3 * seconds).toFixed(1)} ms` : `${Math.round(1e3 * seconds)} ms`;
+
+const plain = (x: number | null) => (x === null ? "∞" : String(Number(x.toPrecision(3))));
+
+const pause = () => new Promise((resolve) => setTimeout(resolve));
+
+function fail(error: unknown): void {
+  const status = find("status");
+  status.className = "error";
+  status.textContent = error instanceof Error ? error.message : String(error);
+}
+
+/** Light or dark: as the system has it, until somebody chooses. */
+function theme(): void {
+  const root = document.documentElement;
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const set = (isDark: boolean) => (root.dataset.theme = isDark ? "dark" : "light");
+  set(dark.matches);
+  dark.addEventListener("change", () => set(dark.matches));
+  find("theme").addEventListener("click", () => {
+    set(root.dataset.theme !== "dark");
+    window.dispatchEvent(new Event("themechange"));
+  });
+}
+
+theme();
+readModel()
+  .then((model) => new Page(model).start())
+  .catch(fail);
