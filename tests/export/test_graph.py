@@ -207,6 +207,13 @@ def test_a_network_and_conditions_of_the_users_own():
     assert list(contents.to_json()["inputs"]) == ["noise", "renoise", "class_a_b", "part_x"]
 
 
+def test_features_alone_in_units_of_their_own():
+    units = {"": Units((1.0, 2.0), (3.0, 0.5), axis=0)}
+    contents = prepare(small(cond=["float32", [2]], cond_units=units), steps=2)
+    assert gap(contents) < 5e-6
+    assert list(contents.to_json()["inputs"]) == ["noise", "renoise", "features"]
+
+
 @pytest.mark.long
 def test_a_network_that_looks_at_its_numbers_is_refused():
     class Counts(nn.Module):

@@ -70,9 +70,13 @@ class KSteps(nn.Module):
         if half:
             _halve(self)
         self.to_user = ToUser(facts.units, len(facts.shape) + 1)
-        sizes = {name: len(_shape(kind)) + 1 for name, kind in kinds(facts.cond)}
-        changes = {_word(k): ToModel(u, sizes[k]) for k, u in facts.cond_units.items()}
-        self.to_model = nn.ModuleDict(changes)
+        parts = dict(kinds(facts.cond))
+        self.to_model = nn.ModuleDict(
+            {
+                _input_name(parts[name], name): ToModel(units, len(_shape(parts[name])) + 1)
+                for name, units in facts.cond_units.items()
+            }
+        )
         self.forward = with_names(self.run, self.names)
 
     def run(self, **inputs: Tensor) -> Tensor:
@@ -119,9 +123,8 @@ class KSteps(nn.Module):
             return {key: self.condition(kind[key], inputs, parts[key]) for key in kind}
         if kind is None:
             return None
-        word = _word(name)
-        value = inputs[_input_name(kind, name)]
-        return self.to_model[word](value) if word in self.to_model else value
+        word = _input_name(kind, name)
+        return self.to_model[word](inputs[word]) if word in self.to_model else inputs[word]
 
 
 def combine(combination: Combination, vectors: Mapping[str, Tensor]) -> Tensor:
