@@ -24,51 +24,61 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
 
-def sample(made: model.Model, maker: dict[str, Any], steps: int, n: int, seed: int) -> np.ndarray:
-    """Samples with this seed, from the page's JSON and files, as the page makes them."""
-    facts = json.loads(json.dumps(made.facts))
-    shape = tuple(facts["shape"])
-    network = session(made.files[maker["file"]])
-    scheme = json.loads(json.dumps(maker["schemes"][str(steps)]))
+class Reader:
+    """Samples from the page's JSON and files, as the page makes them."""
 
-    def draw(stream: str) -> np.ndarray:
-        return normal(seed, stream, 0, n, shape, SAMPLING_BLOCK).numpy()
+    def __init__(self, made: model.Model, maker: dict[str, Any], n: int, seed: int) -> None:
+        self.facts, self.maker = json.loads(json.dumps([made.facts, maker]))
+        self.files, self.n, self.seed = made.files, n, seed
+        self.network = session(made.files[maker["file"]])
+        self.cond = {}
+        if self.facts["labels"] is not None:
+            self.cond["label"] = np.arange(n) % self.facts["labels"]["count"]
+        for one in self.facts["conditions"]:
+            row = np.array(one["value"], dtype=one["dtype"]).reshape(one["shape"])
+            self.cond[one["name"]] = np.broadcast_to(row, (n, *row.shape)).copy()
 
-    cond = {}
-    if facts["labels"] is not None:
-        cond["label"] = np.arange(n) % facts["labels"]["count"]
-    for one in facts["conditions"]:
-        row = np.array(one["value"], dtype=one["dtype"]).reshape(one["shape"])
-        cond[one["name"]] = np.broadcast_to(row, (n, *row.shape)).copy()
+    def draw(self, stream: str) -> np.ndarray:
+        shape = tuple(self.facts["shape"])
+        return normal(self.seed, stream, 0, self.n, shape, SAMPLING_BLOCK).numpy()
 
-    def combine(parts: list[tuple[str, float]], vectors: dict[str, np.ndarray]) -> np.ndarray:
-        return sum((factor * vectors[name] for name, factor in parts), np.zeros_like(x))
-
-    def guess(ask: dict[str, Any], vectors: dict[str, np.ndarray]) -> np.ndarray:
+    def guess(self, ask: dict[str, Any], vectors: dict[str, np.ndarray]) -> np.ndarray:
         point = combine(ask["point"], vectors)
-        inputs = {"x": ask["in"] * point, "level": np.full(n, ask["level"])}
-        if "end" in maker["inputs"]:
-            inputs["end"] = np.tile(ask["end"], (n, 1))
+        inputs = {"x": ask["in"] * point, "level": np.full(self.n, ask["level"])}
+        if "end" in self.maker["inputs"]:
+            inputs["end"] = np.tile(ask["end"], (self.n, 1))
         inputs = {name: value.astype(np.float32) for name, value in inputs.items()}
-        (raw,) = network.run(None, {**inputs, **cond})
+        (raw,) = self.network.run(None, {**inputs, **self.cond})
         return ask["skip"] * point + ask["out"] * raw
 
-    x = scheme["start"] * draw("prior").astype(np.float64)
-    fresh = iter(scheme["noises"])
-    past: list[tuple[np.ndarray, np.ndarray]] = []
-    for step in scheme["steps"]:
-        vectors = {"x": x}
-        for age, (start, answer) in enumerate(reversed(past), start=1):
-            vectors |= {f"past x {age}": start, f"past answer {age}": answer}
-        if step["noisy"]:
-            vectors["noise"] = draw(next(fresh))
-        for place, ask in enumerate(step["asks"]):
-            vectors[f"answer {place}"] = guess(ask, vectors)
-        x = combine(step["result"], vectors)
-        if step["memory"]:
-            past.append(tuple(combine(part, vectors) for part in step["memory"]))
-    (result,) = session(made.files["units.onnx"]).run(None, {"x0": x.astype(np.float32)})
-    return result
+    def samples(self, steps: int) -> np.ndarray:
+        scheme = self.maker["schemes"][str(steps)]
+        x = scheme["start"] * self.draw("prior").astype(np.float64)
+        fresh = iter(scheme["noises"])
+        past: list[tuple[np.ndarray, ...]] = []
+        for step in scheme["steps"]:
+            vectors = {"x": x}
+            for age, (start, answer) in enumerate(reversed(past), start=1):
+                vectors |= {f"past x {age}": start, f"past answer {age}": answer}
+            if step["noisy"]:
+                vectors["noise"] = self.draw(next(fresh))
+            for place, ask in enumerate(step["asks"]):
+                vectors[f"answer {place}"] = self.guess(ask, vectors)
+            x = combine(step["result"], vectors)
+            if step["memory"]:
+                past.append(tuple(combine(part, vectors) for part in step["memory"]))
+        units = session(self.files["units.onnx"])
+        (result,) = units.run(None, {"x0": x.astype(np.float32)})
+        return result
+
+
+def combine(parts: list[tuple[str, float]], vectors: dict[str, np.ndarray]) -> np.ndarray:
+    start = np.zeros_like(vectors["x"])
+    return sum((factor * vectors[name] for name, factor in parts), start)
+
+
+def sample(made: model.Model, maker: dict[str, Any], steps: int, n: int, seed: int) -> np.ndarray:
+    return Reader(made, maker, n, seed).samples(steps)
 
 
 def close(own: np.ndarray, truth: torch.Tensor, bound: float = 2e-5) -> None:

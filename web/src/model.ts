@@ -33,7 +33,7 @@ export interface Input {
 
 export interface Maker {
   name: "student" | "teacher";
-  title: string;
+  method: string;
   sampler_steps: number[];
   default: number;
   file: string | null;
@@ -66,7 +66,7 @@ export interface View {
 }
 
 export interface Model {
-  title: string;
+  data: string;
   about: {
     method: string;
     network: string;

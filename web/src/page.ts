@@ -5,7 +5,17 @@ import { floats, Network, Wish } from "./network";
 import { normals } from "./random";
 import { Made, TabMaker } from "./scheme";
 import { ask } from "./server";
-import { draw, ENOUGH, Frame, layout, Range, rangeOf, sampleAt, Samples } from "./views";
+import {
+  draw,
+  ENOUGH,
+  Frame,
+  isCloud,
+  layout,
+  Range,
+  rangeOf,
+  sampleAt,
+  Samples,
+} from "./views";
 
 const find = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
 
@@ -36,8 +46,8 @@ class Page {
 
   async start(): Promise<void> {
     const { model } = this;
-    document.title = `${model.title} · fewstep`;
-    find("title").textContent = model.title;
+    document.title = `${model.data} · fewstep`;
+    find("title").textContent = model.data;
     const began = performance.now();
     if (model.makers.some((maker) => maker.file)) this.units = await Network.load("units.onnx");
     for (const maker of model.makers) {
@@ -47,29 +57,27 @@ class Page {
       }
     }
     this.build();
+    await this.tell(); // first, since a network is slow at its first pass
     find("main").hidden = false;
     await this.renew();
-    const seconds = (performance.now() - began) / 1e3;
-    await this.tell(seconds);
-    document.documentElement.dataset.ready = seconds.toFixed(3);
+    document.documentElement.dataset.ready = String((performance.now() - began) / 1e3);
   }
 
   /** What the page says of where samples are made, and whether they are PyTorch's. */
-  private async tell(seconds: number): Promise<void> {
+  private async tell(): Promise<void> {
     const { check, makers } = this.model;
     const [student] = makers;
     if (!this.tabs.has("student")) {
-      find("status").textContent = `Samples are made by the server: ${student.why || "no file"}.`;
+      find("status").textContent = `The server makes the samples, since ${student.why}.`;
       return;
     }
-    let line = `The network runs in this tab; ready in ${seconds.toFixed(1)} s.`;
+    let line = "Noise becomes a sample in a few evaluations of a network, which runs in this tab.";
     if (check) {
       const far = await this.difference(check);
       const [black, white] = this.model.view.grey ?? [0, 0];
       line += this.model.view.grey
-        ? ` The first ${check.n} samples are PyTorch's to ${plain((far * 255) / (white - black))} of`
-          + " 255 shades."
-        : ` The first ${check.n} samples are PyTorch's to ${plain(far)}.`;
+        ? ` Its samples are PyTorch's to ${rough((far * 255) / (white - black))} of 255 shades.`
+        : ` Its samples are PyTorch's to ${rough(far)}.`;
       document.documentElement.dataset.difference = String(far);
     }
     find("status").textContent = line;
@@ -155,7 +163,7 @@ class Page {
     find("latent-section").hidden = find("path-section").hidden = !isTab;
     const hasTiles = model.view.kind === "tiles" || model.view.kind === "fields";
     find("side-hint").textContent =
-      isTab && hasTiles ? "Click a picture to follow it below." : "";
+      isTab && hasTiles ? "Click a picture, and it is followed below." : "";
     const { about } = model;
     find("about").textContent =
       `${about.network} of ${about.weights.toLocaleString("en")} weights, trained by ${about.method}`
@@ -218,7 +226,12 @@ class Page {
 
   private listen(): void {
     for (const id of ["label", "seed"]) find(id).addEventListener("input", () => void this.renew());
-    for (const id of ["across", "up"]) find(id).addEventListener("input", () => this.redraw());
+    const again = () => {
+      this.redraw();
+      if (this.tabs.has("student")) void this.follow(this.selected);
+    };
+    for (const id of ["across", "up"]) find(id).addEventListener("input", again);
+    window.addEventListener("themechange", again);
     find("controls").addEventListener("submit", (event) => event.preventDefault());
     find("again").addEventListener("click", () => void this.again());
     find("steps").addEventListener("input", () => void this.follow(this.selected));
@@ -255,7 +268,7 @@ class Page {
     });
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
-      if (window.innerWidth !== width) this.redraw();
+      if (window.innerWidth !== width) again();
       width = window.innerWidth;
     });
   }
@@ -276,10 +289,13 @@ class Page {
         const made = await this.make(column.maker, this.count, column.steps, seed, wish);
         if (wanted !== this.wanted) return;
         column.samples = { values: made.x, n: this.count };
-        this.range ??= rangeOf(this.model.view, this.model.shape, column.samples);
+        this.range ??= rangeOf(this.model.view, this.model.shape, [column.samples]);
         this.show(column, made.seconds);
         await pause();
       }
+      const all = this.columns.flatMap((column) => column.samples ?? []);
+      this.range = rangeOf(this.model.view, this.model.shape, all);
+      this.redraw();
       if (this.tabs.has("student")) await this.follow(this.selected);
     } catch (error) {
       fail(error);
@@ -317,16 +333,13 @@ class Page {
     for (const column of this.columns) {
       if (column.samples) draw(column.canvas, column.samples, this.frame);
     }
-    if (this.tabs.has("student")) void this.follow(this.selected);
   }
 
   /** Shows this sample in the sections below. */
   private async follow(number: number): Promise<void> {
     this.selected = number;
     find("chosen").textContent = String(number + 1);
-    for (const column of this.columns) {
-      if (column.samples) draw(column.canvas, column.samples, this.frame);
-    }
+    this.redraw();
     await this.move(0, 0);
     await this.walk();
   }
@@ -378,23 +391,30 @@ class Page {
     const [student] = this.model.makers;
     const noise = this.noiseAt(place);
     const made = await this.make(student, 1, this.steps, this.seed, this.oneWish(), noise);
-    draw(find<HTMLCanvasElement>("one"), { values: made.x, n: 1 }, this.frame);
+    const among = this.columns.find(({ maker, steps }) => maker === student && steps === this.steps);
+    const behind = isCloud(this.model.view) ? (among?.samples ?? null) : null;
+    draw(find<HTMLCanvasElement>("one"), { values: made.x, n: 1 }, this.frame, behind);
     find("one-caption").textContent = `One sample in ${milliseconds(made.seconds)}`;
     document.documentElement.dataset.one = made.seconds.toFixed(4);
   }
 
-  /** The states of the chosen sample before each step, and at the end. */
+  /** What stands before each step, and the end: of the chosen sample, or of a whole cloud. */
   private async walk(): Promise<void> {
     const tab = this.tabs.get("student")!;
-    const noise = this.noiseAt([0, 0]);
-    const made = await tab.make(noise, 1, this.steps, this.seed, this.oneWish());
+    const { view } = this.model;
+    const isWhole = isCloud(view) && view.kind !== "sets";
+    const n = isWhole ? this.count : 1;
+    const noise = isWhole ? normals(this.seed, "prior", n, this.size) : this.noiseAt([0, 0]);
+    const wish = isWhole ? this.wish(n) : this.oneWish();
+    const made = await tab.make(noise, n, this.steps, this.seed, wish);
+    const states = made.path.map(({ x, level }) => ({
+      x: toBeSeen(x),
+      words: `noise level ${plain(level)}`,
+    }));
+    states.push({ x: made.x, words: isWhole ? "samples" : "sample" });
     const film = find("film");
-    const frames = [
-      ...made.path.map(({ x, level }) => ({ x: toBeSeen(x), words: `noise level ${plain(level)}` })),
-      { x: made.x, words: "sample" },
-    ];
-    const figures: HTMLElement[] = [];
-    for (const { x, words } of frames) {
+    film.replaceChildren();
+    for (const { x, words } of states) {
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
@@ -402,12 +422,9 @@ class Page {
       const caption = document.createElement("figcaption");
       caption.textContent = words;
       figure.append(canvas, caption);
-      figures.push(figure);
-      const samples = { values: await this.inUnits(x, 1), n: 1 };
-      canvas.style.width = "110px";
-      queueMicrotask(() => draw(canvas, samples, this.frame));
+      film.append(figure);
+      draw(canvas, { values: await this.inUnits(x, n), n }, { ...this.frame, selected: -1 });
     }
-    film.replaceChildren(...figures);
   }
 }
 
@@ -426,6 +443,8 @@ const milliseconds = (seconds: number) =>
 
 const plain = (x: number | null) => (x === null ? "∞" : String(Number(x.toPrecision(3))));
 
+const rough = (x: number) => String(Number(x.toPrecision(1)));
+
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 function fail(error: unknown): void {
@@ -438,13 +457,13 @@ function fail(error: unknown): void {
 function theme(): void {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const set = (isDark: boolean) => (root.dataset.theme = isDark ? "dark" : "light");
+  const set = (isDark: boolean) => {
+    root.dataset.theme = isDark ? "dark" : "light";
+    window.dispatchEvent(new Event("themechange"));
+  };
   set(dark.matches);
   dark.addEventListener("change", () => set(dark.matches));
-  find("theme").addEventListener("click", () => {
-    set(root.dataset.theme !== "dark");
-    window.dispatchEvent(new Event("themechange"));
-  });
+  find("theme").addEventListener("click", () => set(root.dataset.theme !== "dark"));
 }
 
 theme();

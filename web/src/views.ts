@@ -19,7 +19,11 @@ export interface Frame {
 /** The lowest and highest value of each variable. */
 export type Range = [number, number][];
 
-const INKS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+const INKS = {
+  light: ["#0072b2", "#d55e00", "#009e73", "#b5578a", "#a06f00", "#2878b5"],
+  dark: ["#56b4e9", "#ff9d5c", "#35c79b", "#e39bc6", "#f0c04a", "#9ecbff"],
+};
+const inks = () => INKS[document.documentElement.dataset.theme === "dark" ? "dark" : "light"];
 const MARGIN = 0.06;
 
 /** How many samples make a good picture. */
@@ -34,8 +38,7 @@ export const ENOUGH: Record<View["kind"], number> = {
 
 /** The number of variables of a sample, and the steps between places of one in memory. */
 export function layout(view: View, shape: number[]): { variables: number; places: number } {
-  if (view.kind === "sets") return { variables: shape[1], places: shape[0] };
-  if (view.kind === "numbers" || view.kind === "plane") {
+  if (isCloud(view)) {
     return { variables: shape[shape.length - 1], places: sizeOf(shape.slice(0, -1)) };
   }
   const channels = shape.length > 1 ? shape[0] : 1;
@@ -43,12 +46,13 @@ export function layout(view: View, shape: number[]): { variables: number; places
 }
 
 /** The range of each variable, with a little room; of samples that are far out the middle 99 %. */
-export function rangeOf(view: View, shape: number[], samples: Samples): Range {
+export function rangeOf(view: View, shape: number[], all: Samples[]): Range {
+  const values = Float32Array.from(all.flatMap((one) => [...one.values]));
   const { variables } = layout(view, shape);
-  const isLast = view.kind === "sets" || view.kind === "numbers" || view.kind === "plane";
+  const isLast = isCloud(view);
   const size = sizeOf(shape);
   return Array.from({ length: variables }, (_, variable) => {
-    const own = samples.values.filter((_, i) => {
+    const own = values.filter((_, i) => {
       const place = i % size;
       return (isLast ? place % variables : Math.floor(place / (size / variables))) === variable;
     });
@@ -80,8 +84,13 @@ export function pixels(view: View, shape: number[], samples: Samples): Uint8Clam
   return out;
 }
 
-/** Draws the samples on a canvas as wide as its place on the page. */
-export function draw(canvas: HTMLCanvasElement, samples: Samples, frame: Frame): void {
+/** Draws the samples on a canvas as wide as its place; clouds of points with others behind. */
+export function draw(
+  canvas: HTMLCanvasElement,
+  samples: Samples,
+  frame: Frame,
+  behind: Samples | null = null,
+): void {
   const width = canvas.clientWidth || 240;
   const density = Math.min(window.devicePixelRatio || 1, 2);
   canvas.width = canvas.height = Math.round(width * density);
@@ -91,8 +100,11 @@ export function draw(canvas: HTMLCanvasElement, samples: Samples, frame: Frame):
   const { kind } = frame.view;
   if (kind === "tiles" || kind === "fields") tiles(context, width, samples, frame);
   else if (kind === "series") curves(context, width, samples, frame);
-  else points(context, width, samples, frame);
+  else points(context, width, samples, frame, behind);
 }
+
+/** Whether a sample is one point of a picture, or several. */
+export const isCloud = (view: View) => ["numbers", "plane", "sets"].includes(view.kind);
 
 /** Which sample stands at a place of the canvas, in shares of its side; -1: none. */
 export function sampleAt(frame: Frame, n: number, across: number, down: number): number {
@@ -173,7 +185,7 @@ function curves(
   const box = axes(context, width, [[0, places - 1], whole(frame.range)]);
   for (let i = 0; i < samples.n; i++) {
     for (let variable = 0; variable < variables; variable++) {
-      context.strokeStyle = INKS[(variables > 1 ? variable : i) % INKS.length];
+      context.strokeStyle = inks()[(variables > 1 ? variable : i) % inks().length];
       context.globalAlpha = samples.n > 1 ? 0.75 : 1;
       context.lineWidth = 1.4;
       context.beginPath();
@@ -192,14 +204,28 @@ function points(
   width: number,
   samples: Samples,
   frame: Frame,
+  behind: Samples | null,
 ): void {
-  const { variables, places } = layout(frame.view, frame.shape);
-  if (variables === 1) return histogram(context, width, samples, frame);
+  const { variables } = layout(frame.view, frame.shape);
+  if (variables === 1) return histogram(context, width, behind ?? samples, frame, behind && samples);
   const [across, up] = frame.axes;
   const box = axes(context, width, [frame.range[across], frame.range[up]]);
-  const radius = samples.n * places > 100 ? 1.6 : 3;
+  if (behind && frame.view.kind !== "sets") cloud(context, box, behind, frame, colour("--line"));
+  cloud(context, box, samples, frame, behind ? colour("--accent") : null);
+}
+
+function cloud(
+  context: CanvasRenderingContext2D,
+  box: (x: number, y: number) => [number, number],
+  samples: Samples,
+  frame: Frame,
+  ink: string | null,
+): void {
+  const { variables, places } = layout(frame.view, frame.shape);
+  const [across, up] = frame.axes;
+  const radius = samples.n * places > 100 ? 1.6 : samples.n * places > 1 ? 3 : 6;
   for (let i = 0; i < samples.n; i++) {
-    context.fillStyle = INKS[frame.view.kind === "sets" ? i % INKS.length : 0];
+    context.fillStyle = ink ?? inks()[frame.view.kind === "sets" ? i % inks().length : 0];
     context.globalAlpha = samples.n > 50 ? 0.6 : 1;
     for (let place = 0; place < places; place++) {
       const first = (i * places + place) * variables;
@@ -217,6 +243,7 @@ function histogram(
   width: number,
   samples: Samples,
   frame: Frame,
+  one: Samples | null,
 ): void {
   const bins = new Array(30).fill(0);
   const [low, high] = frame.range[0];
@@ -226,13 +253,18 @@ function histogram(
   }
   const most = Math.max(...bins, 1);
   const box = axes(context, width, [[low, high], [0, most * 1.05]]);
-  context.fillStyle = INKS[0];
+  context.fillStyle = inks()[0];
   bins.forEach((count, i) => {
     const step = (high - low) / bins.length;
     const [left, top] = box(low + i * step, count);
     const [right, bottom] = box(low + (i + 1) * step, 0);
     context.fillRect(left, top, right - left - 1, bottom - top);
   });
+  if (one) {
+    context.fillStyle = colour("--accent");
+    const [left, top] = box(one.values[0], most * 1.05);
+    context.fillRect(left - 1.5, top, 3, box(low, 0)[1] - top);
+  }
 }
 
 const whole = (range: Range): [number, number] => [
@@ -262,6 +294,9 @@ function axes(
   context.textAlign = "left";
   context.textBaseline = "top";
   context.fillText(short(x0), left, width - bottom + 4);
+  context.beginPath();
+  context.rect(left, top, inner, tall);
+  context.clip();
   return (x, y) => [
     left + ((x - x0) / (x1 - x0)) * inner,
     top + tall - ((y - y0) / (y1 - y0)) * tall,

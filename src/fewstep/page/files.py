@@ -54,7 +54,7 @@ def write(model: Model, out: Path) -> int:
     check_place(out)
     student = model.facts["makers"][0]
     if student["file"] is None:
-        raise UserError(f"{student['title']}: the page needs a server: {student['why']}")
+        raise UserError(f"the page of this run needs a server: {student['why']}")
     content = {**own_files(), **model.all_files()}
     if out.suffix == ".html":
         page = one_file(content)

@@ -67,7 +67,7 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
     grey = view.black_and_white
     return Model(
         {
-            "title": title(generator),
+            "data": data_name(generator.run.data),
             "about": about(generator),
             "shape": list(facts.shape),
             "view": {
@@ -83,11 +83,6 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
         },
         files,
     )
-
-
-def title(generator: Generator) -> str:
-    """The run in a few words, without folders of this machine."""
-    return f"{generator.run.method} on {data_name(generator.run.data)}"
 
 
 def about(generator: Generator) -> dict[str, Any]:
@@ -179,7 +174,7 @@ def _maker(
     """A generator as the page makes samples by it; its network is put among the files."""
     result = {
         "name": name,
-        "title": title(generator),
+        "method": generator.run.method,
         "sampler_steps": list(counts),
         "default": generator.default_steps(),
         "file": None,

@@ -1,0 +1,200 @@
+"""The page in a browser: samples are PyTorch's, and everything on it does what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.data import Units
+from fewstep.data.columns import Column, Names
+from fewstep.page import files, model
+from fewstep.page.model import middle, model_of
+from fewstep.serve.app import app
+from fewstep.serve.limits import Limits
+from fewstep.serve.pages import pages
+from fewstep.serve.server import address, bind, server
+from tests.export.generators import small
+
+AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return fs.load("digits", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def page_file(digits, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "digits.html"
+    files.write(model_of(digits), out)
+    return out
+
+
+def test_one_file_opens_from_disk_with_pytorch_s_pixels(digits, page_file, open_tab):
+    assert page_file.stat().st_size < 13e6
+    tab = open_tab(page_file)
+    assert float(tab.facts()["difference"]) < 1e-5
+    truth = (digits.sample(1, seed=0)[0, 0] + 1) / 2 * 255
+    own = torch.tensor(tab.shades("#one", 8))
+    assert (own - truth.clamp(0, 255)).abs().max() <= 2
+
+
+def test_a_seed_is_that_of_fewstep_sample_in_any_number_of_steps(digits, page_file, open_tab):
+    tab = open_tab(page_file)
+    tab.page.fill("#seed", "1234567890123")
+    for steps in (2, 8):
+        tab.page.select_option("#steps", str(steps))
+        tab.settle()
+        truth = (digits.sample(1, seed=1234567890123, steps=steps)[0, 0] + 1) / 2 * 255
+        own = torch.tensor(tab.shades("#one", 8))
+        assert (own - truth.clamp(0, 255)).abs().max() <= 2
+
+
+def test_what_is_touched_changes_the_pictures(page_file, open_tab):
+    tab = open_tab(page_file)
+    seen = {tab.picture("#one")}
+
+    def changed() -> bool:
+        tab.settle()
+        count = len(seen)
+        seen.add(tab.picture("#one"))
+        return len(seen) > count
+
+    tab.page.locator("canvas[data-column='student-1']").click(position={"x": 100, "y": 100})
+    assert changed()
+    assert tab.page.inner_text("#chosen") != "1"
+    tab.page.locator("#pad").click(position={"x": 20, "y": 20})
+    assert changed()
+    tab.page.focus("#pad")
+    tab.page.keyboard.press("ArrowRight")
+    assert changed()
+    tab.page.click("#again")
+    assert changed()
+    tab.page.focus("#theme")
+    tab.page.keyboard.press("n")
+    assert changed()
+    tab.page.select_option("#label", "7")
+    assert changed()
+    tab.page.select_option("#steps", "4")
+    assert changed()
+    assert len(tab.page.query_selector_all("#film canvas")) == 5
+    ground = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.page.click("#theme")
+    assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+
+
+NAMES = Names(columns=tuple(Column(name) for name in ("height", "weight", "age")))
+KINDS = {
+    "plane": lambda: small(shape=(2,)),
+    "table": lambda: small(
+        shape=(3,),
+        names=NAMES,
+        cond=["float32", [2]],
+        cond_units={"": Units((1.0, 2.0), (3.0, 0.5), axis=0)},
+    ),
+    "series": lambda: small("unet", (2, 24), {"width": 8}),
+    "fields": lambda: small("unet", (2, 9, 8), {"width": 8}, classes=2),
+    "sets": lambda: small("set_transformer", (20, 2), {"width": 16, "depth": 1, "heads": 2}),
+    "colours": lambda: small("unet", (3, 8, 8), {"width": 8}, units=Units(127.5, 127.5, clip=True)),
+    "one number": lambda: small(shape=(1,)),
+    "a map": lambda: small(method="meanflow", shape=(2,), classes=3),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_of_every_kind_are_drawn(kind, tmp_path, open_tab):
+    generator = KINDS[kind]()
+    teacher = small(method="diffusion", shape=(2,)) if kind == "plane" else None
+    files.write(model_of(generator, teacher), tmp_path / "page.html")
+    tab = open_tab(tmp_path / "page.html", width=400, theme="dark")
+    scale = float(generator.sample(4, cond=middle(generator)).double().abs().max())
+    assert float(tab.facts()["difference"]) < 2e-5 * max(scale, 1)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
+    before = tab.picture("#one")
+    tab.page.click("#again")
+    tab.settle()
+    assert tab.picture("#one") != before
+    if kind == "table":
+        before = tab.picture("canvas[data-column='student-1']")
+        tab.page.fill("fieldset input >> nth=0", "9")
+        tab.settle()
+        assert tab.picture("canvas[data-column='student-1']") != before
+        assert tab.page.locator("#across option").all_inner_texts() == ["height", "weight", "age"]
+    if teacher is not None:
+        assert "Teacher, 35 steps" in tab.page.inner_text("#columns")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_checker_of_accessibility_finds_no_serious_fault(page_file, open_tab, theme, width):
+    tab = open_tab(page_file, width, theme)
+    tab.page.add_script_tag(path=AXE)
+    found = tab.page.evaluate("axe.run().then((result) => result.violations)")
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_folder_works_on_any_host(digits, tmp_path, open_tab):
+    """Python's own server sends no special headers."""
+    files.write(model_of(digits, half=True), tmp_path / "site")
+    handler = partial(Quiet, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        tab = open_tab(f"http://127.0.0.1:{host.server_port}/")
+        assert float(tab.facts()["difference"]) < 4e-3
+        host.shutdown()
+
+
+def test_the_command_serves_it(open_tab):
+    command = [sys.executable, "-m", "fewstep", "serve", "digits", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://[\d.:]+", process.stdout.readline())
+        assert found
+        tab = open_tab(f"{found[0]}/")
+        assert float(tab.facts()["difference"]) < 1e-5
+        process.terminate()
+    assert process.returncode == 0
+
+
+@contextmanager
+def served(generator):
+    """Its address, on a server in another thread."""
+    with bind("127.0.0.1", 0) as one:
+        routes = pages(lambda: model_of(generator))
+        ready = threading.Event()
+        own = server(app(generator, pages=routes), Limits(), ready.set)
+        thread = threading.Thread(target=own.run, args=([one],))
+        thread.start()
+        try:
+            assert ready.wait(30)
+            yield address(one)
+        finally:
+            own.should_exit = True
+            thread.join()
+
+
+def test_the_server_samples_what_is_too_large_for_a_tab(digits, open_tab, monkeypatch):
+    monkeypatch.setattr(model, "MOST", 1000)
+    with served(digits) as url:
+        tab = open_tab(url)
+        assert "The server makes the samples, since" in tab.page.inner_text("#status")
+        before = tab.picture("canvas[data-column='student-4']")
+        tab.page.click("#again")
+        tab.settle()
+        assert tab.picture("canvas[data-column='student-4']") != before
