@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-t2i test-docs lint format bench learn soak clean
+.PHONY: demo test test-t2i test-docs lint format bench learn soak release clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -44,6 +44,9 @@ soak: $(VENV)/.dev  ## tests marked long; kills, damage and fuzzing for so many 
 	$(BIN)/pytest -n 2 -m long
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) --out docs/soak.json
 
+release: $(VENV)/.release  ## wheel, sdist and SBOM in dist/, tried with Python 3.11 to 3.13; no upload
+	$(BIN)/python tools/release.py
+
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
@@ -58,6 +61,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.t2i: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) -e '.[dev,t2i]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
+
+$(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) build check-jsonschema cyclonedx-bom hatchling twine
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
