@@ -8,6 +8,7 @@ installed and tried in a fresh environment of each Python. What passes is copied
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -80,7 +81,8 @@ def make(root: Path, out: Path, *kinds: str) -> None:
     env = {**os.environ, "SOURCE_DATE_EPOCH": day}
     python = sys.executable
     call(python, "-m", "build", "--no-isolation", "--outdir", out, *kinds, root, env=env)
-    sbom = out / f"fewstep-{version_of(root)}.cdx.json"
+    version = version_of(root)
+    sbom = out / f"fewstep-{version}.cdx.json"
     call(
         Path(python).with_name("cyclonedx-py"),
         *("requirements", "--output-reproducible", "--mc-type", "library"),
@@ -88,6 +90,9 @@ def make(root: Path, out: Path, *kinds: str) -> None:
         folder=root,
         env=env,
     )
+    bill = json.loads(sbom.read_text())
+    bill["metadata"]["component"]["version"] = version  # pyproject.toml leaves it to version.py
+    sbom.write_text(json.dumps(bill, indent=2) + "\n")
 
 
 def digest(path: Path) -> str:
@@ -128,7 +133,7 @@ def check_files(out: Path, other: Path, version: str) -> None:
     info = f"fewstep-{version}.dist-info"
     wheel = contents(out / f"fewstep-{version}-py3-none-any.whl")
     sdist = contents(out / f"fewstep-{version}.tar.gz")
-    places = [str(ROOT), f"{Path.home()}/", tempfile.gettempdir() + "/release-"]
+    places = [str(ROOT), str(out.parent), *([f"{Path.home()}/"] if Path.home().name else [])]
     source = set(call("git", "ls-files", "src/fewstep").splitlines())  # py.typed and assets too
     in_wheel = {name.removeprefix("src/") for name in source} | {f"{info}/licenses/LICENSE"}
     in_sdist = source | {"LICENSE", "CHANGELOG.md", "CITATION.cff", "constraints.txt"}
