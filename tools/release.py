@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from email import message_from_bytes
@@ -24,7 +25,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
-CACHES = {"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv"}
+CACHES = {
+    "__pycache__",
+    ".hypothesis",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".venv",
+    "node_modules",
+}
 TYPED = """\
 import fewstep as fs
 run: fs.Run = fs.recipes.toy(iterations=20)
@@ -42,7 +51,7 @@ def say(*words: object) -> None:
 
 def call(*command: str | Path, folder: Path = ROOT, env: Mapping[str, str] | None = None) -> str:
     """What a command prints; where it fails, its output and a refusal."""
-    done = subprocess.run(
+    result = subprocess.run(
         [str(word) for word in command],
         cwd=folder,
         env=None if env is None else dict(env),
@@ -50,10 +59,10 @@ def call(*command: str | Path, folder: Path = ROOT, env: Mapping[str, str] | Non
         stderr=subprocess.STDOUT,
         text=True,
     )
-    if done.returncode:
-        say(done.stdout)
-        raise Refused(f"exit code {done.returncode} of {' '.join(map(str, command))}")
-    return done.stdout
+    if result.returncode:
+        say(result.stdout)
+        raise Refused(f"exit code {result.returncode} of {' '.join(map(str, command))}")
+    return result.stdout
 
 
 def version_of(root: Path) -> str:
@@ -109,15 +118,26 @@ def contents(path: Path) -> dict[str, bytes]:
         return {name.partition("/")[2]: file.read() for name, file in members if file is not None}
 
 
-def faults(files: Mapping[str, bytes], needed: set[str], places: list[str]) -> list[str]:
+def faults(files: Mapping[str, bytes], names: set[str], places: list[str]) -> list[str]:
     """What is wrong with an archive: files that lack, tests, caches, paths of this machine."""
-    wrong = [f"lacks {name}" for name in sorted(needed - files.keys())]
+    wrong = [f"lacks {name}" for name in sorted(names - files.keys())]
     for name, content in files.items():
         parts = set(name.split("/"))
         if "tests" in parts or parts & CACHES or name.endswith(".pyc"):
             wrong.append(f"has {name}")
         wrong += [f"{place} stands in {name}" for place in places if place.encode() in content]
     return wrong
+
+
+def missing_artifacts(root: Path, files: Mapping[str, bytes]) -> list[str]:
+    """What a build makes beside the files of git, by pyproject.toml, and is not in the wheel."""
+    hatch = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]
+    folders = [path.removeprefix("src/") for path in hatch.get("build", {}).get("artifacts", [])]
+    return [
+        f"lacks {folder}, which a build makes"
+        for folder in folders
+        if not any(name.startswith(f"{folder}/") for name in files)
+    ]
 
 
 def addresses(metadata: bytes) -> list[str]:
@@ -140,6 +160,7 @@ def check_files(out: Path, other: Path, version: str) -> None:
     wrong = [
         *faults(wheel, in_wheel, places),
         *faults(sdist, in_sdist, places),
+        *missing_artifacts(ROOT, wheel),
         *addresses(wheel[f"{info}/METADATA"]),
     ]
     if wrong:
@@ -170,9 +191,9 @@ def try_wheel(python: str, wheel: Path, version: str, folder: Path) -> None:
     quiet = ("--quiet", "--disable-pip-version-check")
     pins = ROOT / "constraints.txt"
     call(bin_ / "pip", "install", *quiet, "-c", pins, wheel, "mypy", folder=folder, env=env)
-    told = "import fewstep; print(fewstep.__version__, fewstep.__file__)"
+    program = "import fewstep; print(fewstep.__version__, fewstep.__file__)"
     (folder / "typed.py").write_text(TYPED)
-    words = call(bin_ / "python", "-c", told, folder=folder, env=env).split()
+    words = call(bin_ / "python", "-c", program, folder=folder, env=env).split()
     if words[0] != version or not Path(words[1]).is_relative_to(folder / "env"):
         raise Refused(f"the installed package is {' '.join(words)}")
     for command in (
@@ -193,11 +214,11 @@ def release(temporary: Path) -> None:
     refuse_unready(ROOT)
     version = version_of(ROOT)
     start = time.monotonic()
-    made, again, clone = temporary / "made", temporary / "again", temporary / "clone"
-    make(ROOT, made)
+    first, second, clone = temporary / "first", temporary / "second", temporary / "clone"
+    make(ROOT, first)
     call("git", "clone", "--quiet", ROOT, clone)
-    make(clone, again, "--sdist", "--wheel")
-    check_files(made, again, version)
+    make(clone, second, "--sdist", "--wheel")
+    check_files(first, second, version)
     say(f"made twice with the same bytes, and checked: {time.monotonic() - start:.0f} s")
     for number in PYTHONS:
         python = interpreter(number)
@@ -207,12 +228,12 @@ def release(temporary: Path) -> None:
         start = time.monotonic()
         folder = temporary / number
         folder.mkdir()
-        try_wheel(python, made / f"fewstep-{version}-py3-none-any.whl", version, folder)
+        try_wheel(python, first / f"fewstep-{version}-py3-none-any.whl", version, folder)
         shutil.rmtree(folder)
         say(f"installed and tried with Python {number}: {time.monotonic() - start:.0f} s")
     dist = ROOT / "dist"
     dist.mkdir(exist_ok=True)
-    for path in sorted(made.iterdir()):
+    for path in sorted(first.iterdir()):
         shutil.copyfile(path, dist / path.name)
         say(f"{digest(path)}  {path.stat().st_size:>10,} bytes  dist/{path.name}")
     say("Nothing was uploaded. These files go to PyPI by:")

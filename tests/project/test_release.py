@@ -101,6 +101,15 @@ def test_files_that_lack_are_found(tool):
     assert tool.faults({"a": b""}, {"a", "LICENSE"}, []) == ["lacks LICENSE"]
 
 
+def test_a_folder_that_a_build_makes_has_to_be_there(tool, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.hatch.build]\nartifacts = ["src/f/page"]\n')
+    assert tool.missing_artifacts(tmp_path, {"f/page/a.js": b""}) == []
+    found = tool.missing_artifacts(tmp_path, {"f/pages.py": b""})
+    assert found == ["lacks f/page, which a build makes"]
+    (tmp_path / "pyproject.toml").write_text("[tool.hatch.version]\n")
+    assert tool.missing_artifacts(tmp_path, {}) == []
+
+
 def test_archives_are_read_with_the_names_of_the_tree(tool, tmp_path):
     wheel, sdist = tmp_path / "f-1.whl", tmp_path / "f-1.tar.gz"
     with zipfile.ZipFile(wheel, "w") as file:
