@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-t2i test-page test-docs lint format bench learn soak clean
+.PHONY: demo test test-t2i test-page test-docs lint format bench learn soak release clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -48,6 +48,9 @@ soak: $(VENV)/.dev  ## tests marked long; kills, damage and fuzzing for so many 
 	$(BIN)/pytest -n 2 -m long
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) --out docs/soak.json
 
+release: $(VENV)/.release  ## wheel, sdist and SBOM in dist/, tried with Python 3.11 to 3.13; no upload
+	$(BIN)/python tools/release.py
+
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
@@ -67,6 +70,10 @@ $(VENV)/.browser: pyproject.toml constraints.txt $(wildcard web/*.* web/src/*) |
 	$(PIP) -e '.[browser]'
 	npm --prefix web ci --ignore-scripts --no-fund --no-audit
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
+
+$(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) build check-jsonschema cyclonedx-bom hatchling twine
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

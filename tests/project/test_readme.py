@@ -33,7 +33,7 @@ PAGES = sorted(
 )
 FILES = [
     path.relative_to(ROOT).as_posix()
-    for top in ("src", "tests", "docs", "examples", "benchmarks")
+    for top in ("src", "tests", "docs", "examples", "benchmarks", "tools")
     for path in (ROOT / top).rglob("*.*")
 ]
 THE_READERS_OWN = {"mine.py", "dataset_tool.py"}

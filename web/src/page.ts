@@ -60,7 +60,7 @@ class Page {
     await this.tell(); // first, since a network is slow at its first pass
     find("main").hidden = false;
     await this.renew();
-    document.documentElement.dataset.ready = String((performance.now() - began) / 1e3);
+    note("ready", (performance.now() - began) / 1e3);
   }
 
   /** What the page says of where samples are made, and whether they are PyTorch's. */
@@ -78,7 +78,7 @@ class Page {
       line += this.model.view.grey
         ? ` Its samples are PyTorch's to ${rough((far * 255) / (white - black))} of 255 shades.`
         : ` Its samples are PyTorch's to ${rough(far)}.`;
-      document.documentElement.dataset.difference = String(far);
+      note("difference", far);
     }
     find("status").textContent = line;
   }
@@ -376,6 +376,7 @@ class Page {
   }
 
   private isMoving = false;
+  private shown = 0; // samples of the square
 
   private get steps(): number {
     return Number(find<HTMLSelectElement>("steps").value);
@@ -395,7 +396,8 @@ class Page {
     const behind = isCloud(this.model.view) ? (among?.samples ?? null) : null;
     draw(find<HTMLCanvasElement>("one"), { values: made.x, n: 1 }, this.frame, behind);
     find("one-caption").textContent = `One sample in ${milliseconds(made.seconds)}`;
-    document.documentElement.dataset.one = made.seconds.toFixed(4);
+    note("one", made.seconds);
+    note("count", ++this.shown);
   }
 
   /** What stands before each step, and the end: of the chosen sample, or of a whole cloud. */
@@ -426,6 +428,11 @@ class Page {
       draw(canvas, { values: await this.inUnits(x, n), n }, { ...this.frame, selected: -1 });
     }
   }
+}
+
+/** Notes a number of the page, for those who measure it. */
+function note(name: string, value: number): void {
+  document.documentElement.dataset[name] = String(value);
 }
 
 /** x at the scale of data, whose deviation is 1/2 in the model's units. */

@@ -266,7 +266,7 @@ def build_student(
         fine = not any(p.is_inference() for p in network.parameters())
         require(fine, "network", type(network).__name__, "one made outside torch.inference_mode")
         check_ends(run, need, network)
-        return _preconditioned(run, method, network)
+        return _denoiser_of(run, method, network)
     name = run.init if run.network == OWN and ":" in (run.init or "") else run.network
     function = factory_of("network", networks, str(name), network)
     options = checked_options("network", function, run.network_options)
@@ -288,10 +288,10 @@ def build_student(
             " let the function take no arguments"
         )
     check_ends(run, need, module)
-    return _preconditioned(run, method, module)
+    return _denoiser_of(run, method, module)
 
 
-def _preconditioned(run: Run, method: Method, network: nn.Module) -> Preconditioned:
+def _denoiser_of(run: Run, method: Method, network: nn.Module) -> Preconditioned:
     """The network as a denoiser, its weights as the run wants them in memory."""
     if run.layout == "channels-last":
         channels_last(network)

@@ -1,0 +1,100 @@
+"""The page's routes: its files by name and nothing else, whether it was built or not."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from starlette.testclient import TestClient
+
+import fewstep as fs
+from fewstep.base.errors import UserError
+from fewstep.cli import main
+from fewstep.page import files
+from fewstep.page.model import Model
+from fewstep.serve.app import app
+from fewstep.serve.pages import pages
+
+MADE = Model({"data": "rows"}, {"student.onnx": b"network", "units.onnx": b"units"})
+
+
+@pytest.fixture(autouse=True)
+def built(tmp_path, monkeypatch):
+    """A page of short files, wherever npm is."""
+    folder = tmp_path / "built"
+    folder.mkdir()
+    for name in files.MEDIA:
+        (folder / name).write_text(f"own {name}")
+    html = f"<head>{files._STYLE}</head><body>{files._SCRIPT}</body>"
+    (folder / "index.html").write_text(html)
+    (folder / "page.js").write_text("const end = '</script>';")
+    monkeypatch.setattr(files, "BUILT", folder)
+    return folder
+
+
+def client(make=lambda: MADE) -> TestClient:
+    return TestClient(app(fs.load("digits", device="cpu"), pages=pages(make)))
+
+
+def test_files_come_by_their_names_alone():
+    with client() as one:
+        page = one.get("/")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "'self'" in page.headers["content-security-policy"]
+        assert "unsafe-inline" not in page.headers["content-security-policy"]
+        assert one.get("/page.css").text == "own page.css"
+        assert one.get("/student.onnx").content == b"network"
+        assert one.get("/model.json").json() == {"data": "rows"}
+        for path in ("/teacher.onnx", "/index.html", "/..%2fapp.py", "/built/page.js", "/page.js/"):
+            answer = one.get(path)
+            assert answer.status_code == 404
+            assert "Traceback" not in answer.text
+        assert one.post("/").status_code == 405
+
+
+def test_the_model_is_made_once_whoever_asks():
+    made = []
+
+    def make() -> Model:
+        made.append(threading.current_thread())
+        return MADE
+
+    with client(make) as one:
+        assert not made
+        for path in ("/", "/model.json", "/units.onnx"):
+            assert one.get(path).status_code == 200
+    assert len(made) == 1
+    assert made[0] is not threading.main_thread()
+
+
+def test_why_there_is_no_model_is_one_line():
+    def make() -> Model:
+        raise UserError("teacher = (4,): expected one of the shape")
+
+    with client(make) as one:
+        answer = one.get("/model.json")
+        assert answer.status_code == 400
+        assert answer.json() == {"error": "teacher = (4,): expected one of the shape"}
+
+
+def test_one_file_has_all_inside(tmp_path):
+    model = Model({"makers": [{"file": "student.onnx"}]}, {"student.onnx": b"network"})
+    size = files.write(model, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert size == len(text)
+    assert "<style>own page.css</style>" in text
+    assert 'id="file:student.onnx">bmV0d29yaw==</script>' in text
+    assert "'<\\/script>'" in text  # which would end the page's own script
+    assert "src=" not in text
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path, built, capsys):
+    assert main(["serve", "digits", "--static", str(tmp_path)]) == 2
+    assert f"--static {tmp_path} exists: expected a new name" in capsys.readouterr().err
+    model = Model({"makers": [{"file": None, "why": "70 MB of weights"}]}, {})
+    with pytest.raises(UserError, match="needs a server: 70 MB of weights"):
+        files.write(model, tmp_path / "new")
+    (built / "page.js").unlink()
+    assert main(["serve", "digits", "--static", str(tmp_path / "new")]) == 2
+    assert "npm was not when fewstep was installed" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
