@@ -22,7 +22,7 @@ LANGUAGES = {".py": "python", ".sh": "bash", ".json": "json", ".toml": "toml"}
 def on_files(files: Files, *, config: Any) -> Files:
     """Adds a page for each file that pages name and the site would not have."""
     todo = [path for path in map(source, files.documentation_pages()) if path]
-    seen = set(todo)
+    seen = {*todo, ROOT / "README.md"}  # its place is the start page's
     while todo:
         page = todo.pop()
         for path in linked(page, page.read_text()):
@@ -68,7 +68,9 @@ def target(page: Path, link: str) -> Path | None:
     """What a relative link of a page leads to; of a package its docstring's file."""
     path = (page.parent / link).resolve()
     if path.is_dir():
-        path = next((path / name for name in ("README.md", "__init__.py") if (path / name).exists()), path)
+        path = next(
+            (path / name for name in ("README.md", "__init__.py") if (path / name).exists()), path
+        )
     return path if path.is_file() else None
 
 
