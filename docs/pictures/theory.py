@@ -175,6 +175,26 @@ def draw_pairs():
     save(figure, "pairs.png")
 
 
+def draw_processes():
+    """alpha and sigma of the named processes over their times."""
+    named = {
+        "edm": fs.process.edm(),
+        "cosine": fs.process.cosine(),
+        "linear": fs.process.linear(),
+        "trig": fs.process.trig(),
+    }
+    figure, panels = pyplot.subplots(1, 4, figsize=(10, 2.5), layout="constrained")
+    for axes, (name, process) in zip(panels, named.items(), strict=True):
+        t = torch.linspace(0, 1, 400, dtype=torch.float64) * (3 if name == "edm" else process.end)
+        axes.plot(t, process.alpha(t), color=STUDENT, label="alpha: of the data")
+        axes.plot(t, process.sigma(t), color=END, label="sigma: of the noise")
+        axes.set_title(name, fontsize=10, family="monospace")
+        axes.set_xlabel("time")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize=8, frameon=False)
+    save(figure, "processes.png")
+
+
 def save(figure, name):
     file = HERE / name
     figure.savefig(file, dpi=100)
@@ -187,3 +207,4 @@ if __name__ == "__main__":
     draw_leads()
     draw_pair()
     draw_pairs()
+    draw_processes()
