@@ -25,7 +25,7 @@ test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in a
 	$(BIN)/python -m tests.docs
 
 docs: $(VENV)/.docs  ## the site, into site/: no dead link or anchor, nothing loaded from elsewhere
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tests.project.site
 	@echo "the start page: site/index.html"
 

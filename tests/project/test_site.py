@@ -97,3 +97,28 @@ def test_what_is_loaded_from_elsewhere_is_found(tmp_path):
         "index.html: //a.org/d.js",
         "index.html: lost.png",
     ]
+
+
+WITH_LINKS = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/*.md"), *DOCS.rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", WITH_LINKS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(page):
+    """Also where mkdocs does not look: in the README and the examples."""
+    for link, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]+))?\)", without_code(page)):
+        path = (page.parent / link).resolve() if link else page
+        assert path.exists(), link
+        if anchor and path.suffix == ".md":
+            assert anchor in headings(path), f"{link}#{anchor}"
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.S)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as code hosts and the site make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
