@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-t2i test-page test-docs lint format bench learn soak release clean
+.PHONY: demo test test-t2i test-page test-docs docs lint format bench learn soak release clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -27,6 +27,11 @@ test-page: $(VENV)/.browser  ## the page in a headless browser, which has to be 
 
 test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in about five minutes
 	$(BIN)/python -m tests.docs
+
+docs: $(VENV)/.docs  ## the site, into site/: no dead link or anchor, nothing loaded from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m tests.project.site
+	@echo "the start page: site/index.html"
 
 lint: format
 	$(BIN)/mypy
@@ -75,5 +80,9 @@ $(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) build check-jsonschema cyclonedx-bom hatchling twine
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -15,7 +15,12 @@ from fewstep.cli import VERBS, main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+FIRST = ("README.md", "docs/start/five-minutes.md", "docs/start/commands.md")
+BLOCKS = [
+    block
+    for name in FIRST
+    for block in re.findall(r"```(\w+)\n(.*?)```", (ROOT / name).read_text(), re.S)
+]
 COMMANDS = [
     line
     for kind, block in BLOCKS

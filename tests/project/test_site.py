@@ -1,0 +1,124 @@
+"""The site: its pages are all in the navigation, show something measured, and load nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fewstep as fs
+from tests.project.site import elsewhere
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+class Settings(yaml.SafeLoader):
+    """Of mkdocs.yml; what it names of Python is left out."""
+
+
+Settings.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+SETTINGS = yaml.load((ROOT / "mkdocs.yml").read_text(), Settings)
+
+
+# What makes pictures beside the scripts of docs/pictures.
+ELSEWHERE = {"quality": "benchmarks/quality.py", "status": "tests/project/status.py"}
+
+
+def leaves(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value
+    return [leaf for one in inner for leaf in leaves(one)]
+
+
+def test_every_page_is_once_in_the_navigation():
+    assert sorted(leaves(SETTINGS["nav"])) == PAGES
+
+
+def test_nothing_of_the_theme_comes_from_elsewhere():
+    assert SETTINGS["theme"]["font"] is False
+    assert not [text for text in leaves(SETTINGS["extra"]["polyfills"]) if "//" in text]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_a_picture_or_a_number(name):
+    """Pages of the reference show what the code says instead."""
+    text = (DOCS / name).read_text()
+    shows = re.search(r"!\[[^]]{20,}\]\(\S+\.png\)|\d\.\d|^::: ", text, re.M)
+    assert shows is not None
+
+
+def test_every_picture_is_shown_and_has_a_script():
+    texts = [path.read_text() for path in [*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md"]]
+    scripts = [path.read_text() for path in (DOCS / "pictures").glob("*.py")]
+    for picture in (DOCS / "pictures").rglob("*.png"):
+        name, stem = picture.relative_to(DOCS).as_posix(), picture.stem
+        assert any(f"{name})" in text for text in texts), name
+        if stem in ELSEWHERE:
+            assert (ROOT / ELSEWHERE[stem]).exists()
+            continue
+        is_named = (f'{stem}.png"', f'"{stem}"', f"def {stem}(")
+        is_made = any(name in text for text in scripts for name in is_named)
+        is_of_a_method = picture.parent.name == "times" and (DOCS / f"methods/{stem}.md").exists()
+        assert is_made or is_of_a_method or picture.with_suffix(".py").exists(), name
+
+
+def test_the_table_of_the_theory_is_that_of_the_methods():
+    text = (DOCS / "theory.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(\S+\) \| (.*) \|$", text, re.M)
+    assert len(rows) == 7
+    for name, cells in rows:
+        method = getattr(fs.methods, name)()
+        parts = ("times", "coupling", "target", "distance", "weight")
+        said = [cell.strip("` ").replace("\N{EN DASH}", "None") for cell in cells.split(" | ")]
+        assert said == [name_of(getattr(method, part)) for part in parts], name
+
+
+def name_of(part: object) -> str:
+    if part is None:
+        return "None"
+    return getattr(part, "__name__", None) or type(part).__name__
+
+
+def test_what_is_loaded_from_elsewhere_is_found(tmp_path):
+    (tmp_path / "here.css").write_text('@import "https://a.org/b.css"; a {background: url(c.png)}')
+    (tmp_path / "c.png").write_bytes(b"")
+    (tmp_path / "index.html").write_text(
+        '<link rel="stylesheet" href="here.css"><a href="https://a.org">a link to follow</a>'
+        '<script src="//a.org/d.js"></script><img src="lost.png"><img src="data:image/png;,">'
+        '<link rel="canonical" href="https://a.org">'
+    )
+    assert elsewhere(tmp_path) == [
+        "here.css: https://a.org/b.css",
+        "index.html: //a.org/d.js",
+        "index.html: lost.png",
+    ]
+
+
+WITH_LINKS = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/*.md"), *DOCS.rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", WITH_LINKS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(page):
+    """Also where mkdocs does not look: in the README and the examples."""
+    for link, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]+))?\)", without_code(page)):
+        path = (page.parent / link).resolve() if link else page
+        assert path.exists(), link
+        if anchor and path.suffix == ".md":
+            assert anchor in headings(path), f"{link}#{anchor}"
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.S)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as code hosts and the site make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
