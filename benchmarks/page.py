@@ -69,8 +69,8 @@ def measure(browser: Browser, run: str, clicks: int, half: bool) -> dict[str, An
 
 def facts(page: Any) -> dict[str, str]:
     """What the page notes of itself."""
-    found: dict[str, str] = page.evaluate("({...document.documentElement.dataset})")
-    return found
+    result: dict[str, str] = page.evaluate("({...document.documentElement.dataset})")
+    return result
 
 
 def main() -> None:

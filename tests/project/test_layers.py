@@ -30,6 +30,7 @@ PACKAGES = (
     "bench",
     "export",
     "pipelines",
+    "page",
     "serve",
     "cli",
 )

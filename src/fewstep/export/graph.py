@@ -169,10 +169,10 @@ def trace(generator: Generator, scheme: Scheme, half: bool = False) -> ExportedP
     check_linear(scheme)
     module = KSteps(generator, scheme, half)
     name = generator.run.network
-    return traced(module, input_shapes(generator, scheme), module.networks, name)
+    return trace_module(module, input_shapes(generator, scheme), module.networks, name)
 
 
-def traced(
+def trace_module(
     module: nn.Module, shapes: Shapes, networks: Container[str], name: str
 ) -> ExportedProgram:
     """The graph of a module for any number of rows of these inputs.

@@ -18,7 +18,7 @@ from fewstep.export.graph import (
     coefficients_at,
     condition_shapes,
     ends_of,
-    traced,
+    trace_module,
     with_names,
 )
 from fewstep.export.scheme import Scheme
@@ -76,4 +76,4 @@ def trace_pass(generator: Generator, scheme: Scheme, half: bool = False) -> Expo
     """The graph of one evaluation; half: as for `graph.trace`. Raises UserError."""
     module = OnePass(generator, scheme, half)
     name = generator.run.network
-    return traced(module, pass_shapes(generator, scheme), module.networks, name)
+    return trace_module(module, pass_shapes(generator, scheme), module.networks, name)

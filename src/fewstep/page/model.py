@@ -20,7 +20,7 @@ from fewstep.base.conditions import DTYPES, Kind, kinds, leaves
 from fewstep.base.errors import UserError, require
 from fewstep.core.sampling import sampler
 from fewstep.export.contents import data_name
-from fewstep.export.graph import condition_shapes, traced
+from fewstep.export.graph import condition_shapes, trace_module
 from fewstep.export.one_pass import numbers, pass_shapes, trace_pass
 from fewstep.export.onnx_file import onnx_bytes
 from fewstep.export.scheme import Scheme, check_linear, scheme
@@ -193,8 +193,8 @@ def _maker(
         key: {"dtype": dtype_name(dtype), "shape": list(shape)}
         for key, (dtype, shape) in inputs.items()
     }
-    written = {str(count): scheme_json(generator, one) for count, one in schemes.items()}
-    return {**result, "file": file, "inputs": shapes, "schemes": written}
+    texts = {str(count): scheme_json(generator, one) for count, one in schemes.items()}
+    return {**result, "file": file, "inputs": shapes, "schemes": texts}
 
 
 def scheme_of(generator: Generator, steps: int) -> Scheme:
@@ -227,7 +227,7 @@ def _units(generator: Generator) -> bytes:
     facts = generator.facts
     module = ToUser(facts.units, len(facts.shape) + 1)
     module.forward = _float32(module.forward)  # type: ignore[method-assign]
-    program = traced(module, {"x0": (torch.float32, facts.shape)}, (), "of the units")
+    program = trace_module(module, {"x0": (torch.float32, facts.shape)}, (), "of the units")
     return onnx_bytes(program, ["x0"], {}, "of the units")
 
 
@@ -241,7 +241,7 @@ def _float32(forward: Any) -> Any:
 
 def scheme_json(generator: Generator, one: Scheme) -> dict[str, Any]:
     """A scheme in JSON's own types: each ask has the numbers around its evaluation."""
-    told = iter(numbers(generator, one))
+    around = iter(numbers(generator, one))
     return {
         "start": one.start,
         "noises": [f"renoise {number}" for number in one.noisy],
@@ -249,7 +249,7 @@ def scheme_json(generator: Generator, one: Scheme) -> dict[str, Any]:
         "levels": [float(generator.method.process.level(t)) for t in one.times],
         "steps": [
             {
-                "asks": [{"point": ask.point, **next(told)} for ask in step.asks],
+                "asks": [{"point": ask.point, **next(around)} for ask in step.asks],
                 "result": step.result,
                 "noisy": step.is_noisy,
                 "memory": step.memory,
