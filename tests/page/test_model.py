@@ -28,7 +28,7 @@ class Reader:
     """Samples from the page's JSON and files, as the page makes them."""
 
     def __init__(self, made: model.Model, maker: dict[str, Any], n: int, seed: int) -> None:
-        self.facts, self.maker = json.loads(json.dumps([made.facts, maker]))
+        self.facts, self.maker = json.loads(json.dumps([made.facts, maker], allow_nan=False))
         self.files, self.n, self.seed = made.files, n, seed
         self.network = session(made.files[maker["file"]])
         self.cond = {}

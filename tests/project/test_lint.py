@@ -50,7 +50,7 @@ AUDITED = {
     },
     **{
         (f"fewstep/serve/{name}.py", "network"): "the one package that listens, because asked to"
-        for name in ("answers", "app", "body", "connection", "hosts", "server")
+        for name in ("answers", "app", "body", "connection", "hosts", "pages", "server")
     },
     ("fewstep/cli/serve.py", "network"): "says which packages are missing, and listens by them",
     (

@@ -19,7 +19,7 @@ from torch import Tensor
 from fewstep.base.conditions import DTYPES, Kind, kinds, leaves
 from fewstep.base.errors import UserError, require
 from fewstep.core.sampling import sampler
-from fewstep.export.contents import data_name
+from fewstep.export.contents import data_name, number
 from fewstep.export.graph import condition_shapes, trace_module
 from fewstep.export.one_pass import numbers, pass_shapes, trace_pass
 from fewstep.export.onnx_file import onnx_bytes
@@ -44,7 +44,7 @@ class Model:
 
     def all_files(self) -> dict[str, bytes]:
         """The files with the JSON among them."""
-        return {**self.files, DATA: json.dumps(self.facts).encode()}
+        return {**self.files, DATA: json.dumps(self.facts, allow_nan=False).encode()}
 
 
 def model_of(generator: Generator, teacher: Generator | None = None, half: bool = False) -> Model:
@@ -246,7 +246,7 @@ def scheme_json(generator: Generator, one: Scheme) -> dict[str, Any]:
         "start": one.start,
         "noises": [f"renoise {number}" for number in one.noisy],
         "times": one.times,
-        "levels": [float(generator.method.process.level(t)) for t in one.times],
+        "levels": [number(float(generator.method.process.level(t))) for t in one.times],
         "steps": [
             {
                 "asks": [{"point": ask.point, **next(around)} for ask in step.asks],
