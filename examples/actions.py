@@ -1,0 +1,66 @@
+"""A robot's next 16 actions, by what it sees: `python examples/actions.py [ITERATIONS]`
+
+A point robot crosses a table to a goal, around a round obstacle, by the left or by the right. The
+expert takes either side, so that the mean of its demonstrations leads into the obstacle.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+import fewstep as fs
+
+MOVES, DRAWS, NEAR = 16, 20, 0.05  # actions of a chunk, chunks for each scene, "at the goal"
+OPTIONS = {"width": 256, "depth": 3, "features_at": "both"}
+NETWORK = {"network": "mlp", "network_options": OPTIONS, "batch": 256, "lr": 1e-3}
+
+
+def scenes(n: int, source: torch.Generator) -> torch.Tensor:
+    """What the robot sees [N, 5]: its y, the goal's, the obstacle's x, y and radius."""
+    low, high = torch.tensor([[-0.5, -0.5, -0.3, -0.2, 0.2], [0.5, 0.5, 0.3, 0.2, 0.4]])
+    return low + (high - low) * torch.rand(n, 5, generator=source)
+
+
+def expert(scene: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    """Actions [N, 2, 16], the way from one moment to the next: by the shorter side more often."""
+    own, goal, x, y, radius = scene.T
+    start, end = torch.stack([0 * own - 1, own], 1), torch.stack([0 * own + 1, goal], 1)
+    along = (end - start) / (end - start).norm(dim=1, keepdim=True)
+    aside = torch.stack([-along[:, 1], along[:, 0]], 1)  # to the left
+    middle = torch.stack([x, y], 1)
+    offset = ((middle - start) * aside).sum(1)  # of the obstacle from the straight way
+    left = torch.rand(len(scene), generator=source) < torch.sigmoid(-5 * offset)
+    margin = radius + 0.1 + 0.1 * torch.rand(len(scene), generator=source)
+    by = middle + aside * (torch.where(left, 1, -1) * margin)[:, None]
+    u = ((x + 1) / 2)[:, None]  # the share of the way at which it is beside the obstacle
+    bend = (by - (1 - u) ** 2 * start - u**2 * end) / (2 * u * (1 - u))
+    moment = torch.linspace(0, 1, MOVES + 1)
+    v = (0.5 * moment + 0.5 * moment**2 * (3 - 2 * moment))[:, None, None]  # slow at both ends
+    path = (1 - v) ** 2 * start + 2 * v * (1 - v) * bend + v**2 * end
+    actions = path.diff(dim=0).permute(1, 2, 0)
+    return actions + 0.003 * torch.randn(actions.shape, generator=source)
+
+
+def follow(scene: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The simulator: positions [N, 2, 65], whether all went well, and whether by the left."""
+    start = torch.stack([0 * scene[:, 0] - 1, scene[:, 0]], 1)[:, :, None]
+    small = (actions / 4).repeat_interleave(4, 2)  # so that no corner is cut
+    path = torch.cat([start, start + small.cumsum(2)], 2)
+    goal = torch.stack([0 * scene[:, 1] + 1, scene[:, 1]], 1)
+    away = path - scene[:, 2:4, None]
+    free = (away.norm(dim=1) > scene[:, 4:]).all(1)
+    nearest = away.norm(dim=1).argmin(1)
+    aside = away[torch.arange(len(path)), :, nearest]
+    way = goal - start[:, :, 0]
+    left = way[:, 0] * aside[:, 1] - way[:, 1] * aside[:, 0] > 0
+    return path, free & ((path[:, :, -1] - goal).norm(dim=1) < NEAR), left
+
+
+def demonstrations(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scenes and chunks of the expert; those that fail are not kept."""
+    scene = scenes(2 * n, source)
+    actions = expert(scene, source)
+    kept = follow(scene, actions)[1]
+    return scene[kept][:n], actions[kept][:n]
