@@ -5,10 +5,11 @@ expert takes either side, so that the mean of its demonstrations leads into the 
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot
+from side_by_side import side_by_side
 
 import fewstep as fs
 
@@ -64,3 +65,62 @@ def demonstrations(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch
     actions = expert(scene, source)
     kept = follow(scene, actions)[1]
     return scene[kept][:n], actions[kept][:n]
+
+
+def draw_ways(file: Path, many: torch.Tensor, chunks: dict) -> None:
+    """The ways in three scenes: a column for each of the demonstrations and models."""
+    figure, panels = pyplot.subplots(3, len(chunks), figsize=(11, 4.6), layout="constrained")
+    for column, (name, actions) in zip(panels.T, chunks.items(), strict=True):
+        column[0].set_title(name)
+        ways, well, _ = follow(many, actions)
+        for k, panel in enumerate(column):
+            rows = slice(DRAWS * k, DRAWS * (k + 1))
+            own, goal, x, y, radius = many[DRAWS * k].tolist()
+            panel.add_patch(pyplot.Circle((x, y), radius, color="0.8"))
+            for way, fine in zip(ways[rows], well[rows], strict=True):
+                panel.plot(*way, color="#2471a3" if fine else "#c0392b", lw=0.7)
+            panel.scatter([-1, 1], [own, goal], color="black", s=8, zorder=3)
+            panel.set(xlim=(-1.1, 1.1), ylim=(-0.9, 0.9), aspect="equal", xticks=[], yticks=[])
+    figure.savefig(file, dpi=90)
+    pyplot.close(figure)
+
+
+def main(iterations=2000, seed=0, out=".", rows=20000, held_out=300, **settings):
+    source = torch.Generator().manual_seed(seed)
+    scene, actions = demonstrations(rows, source)
+    data = {"x0": actions, "cond": scene}
+    settings = {**NETWORK, "iterations": iterations, "seed": seed, **settings}
+    teacher = fs.train(fs.recipes.auto(method="diffusion", **settings), data)
+    student = fs.train(fs.recipes.auto(method="lmd", **settings), data, teacher=teacher)
+    new, truth = demonstrations(held_out, source)
+    many = new.repeat_interleave(DRAWS, 0)
+
+    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+        return model.sample(len(many), steps=steps, cond=many)
+
+    def one(model: fs.Generator, steps: int) -> torch.Tensor:
+        return model.sample(1, steps=steps, cond=new[:1])
+
+    def judge(chunks: torch.Tensor) -> dict[str, str]:
+        _, well, left = (part.unflatten(0, (-1, DRAWS)) for part in follow(many, chunks))
+        both = (well & left).any(1) & (well & ~left).any(1)
+        score = fs.metrics.energy_score(chunks.unflatten(0, (-1, DRAWS)), truth)
+        return {
+            "at the goal": f"{well.float().mean():.1%}",
+            "both sides": f"{both.float().mean():.1%}",
+            "energy score": f"{score.mean():.4f}",
+        }
+
+    samples = side_by_side(teacher, student, draw, judge, expert(many, source), one)
+    names = {steps: f"{steps} evaluation{'s' * (steps > 1)}" for steps in samples}
+    shown = {"demonstrations": expert(many, source), **{names[k]: x for k, x in samples.items()}}
+    draw_ways(Path(out) / "actions.png", many, shown)
+    return many, samples
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("iterations", type=int, nargs="?", default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default=".", help="folder of the picture")
+    main(**vars(parser.parse_args()))

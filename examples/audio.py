@@ -12,12 +12,12 @@ import torch
 
 import fewstep as fs
 
-RATE, LENGTH = 4000, 1024  # samples of a second, and of a sound: a quarter of one
+RATE, LENGTH = 4000, 512  # samples of a second, and of a sound: an eighth of one
 PERIODS = (30, 27, 24, 22, 20, 18, 16, 15)  # samples of a period: a scale from C3, about
 
 
 def pluck(note: torch.Tensor, source: torch.Generator) -> torch.Tensor:
-    """Waves [N, 1, 1024] of the notes with those numbers [N]."""
+    """Waves [N, 1, 512] of the notes with those numbers [N]."""
     sounds = torch.zeros(len(note), 1, LENGTH)
     left = 0.995 - 0.03 * torch.rand(len(note), 1, generator=source)  # of the wave, each round
     place = 0.1 + 0.4 * torch.rand(len(note), 1, generator=source)  # where it is plucked

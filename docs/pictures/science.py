@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import runpy
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -150,6 +151,7 @@ def rollout(names, result):
 
 
 DRAWINGS = {f.__name__: f for f in (ensemble, posterior, point_sets, table, rollout)}
+OWN = ("actions", "audio")  # examples that draw their pictures themselves
 
 
 def table_of(said):
@@ -167,6 +169,8 @@ def measure(name, settings):
         try:
             with contextlib.redirect_stdout(said):
                 result = names["main"](**settings)
+            if name in OWN:
+                shutil.copy(f"{name}.png", HERE)
         finally:
             os.chdir(before)
     return names, result, table_of(said.getvalue())
@@ -184,17 +188,20 @@ def write_table(name, table, iterations):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(DRAWINGS))
+    names = [*DRAWINGS, *OWN]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--iterations", type=int, default=0)
     args = parser.parse_args()
-    for name in args.names or DRAWINGS:
-        names, result, table = measure(name, {"iterations": args.iterations})
-        print(f"{name}\n{table}", flush=True)
+    for name in args.names or names:
+        settings = {"iterations": args.iterations} if args.iterations else {}
         with pyplot.rc_context({"font.size": 8, "axes.titlesize": 9}):
-            figure = DRAWINGS[name](names, result)
-            figure.set_layout_engine("constrained")
+            words, result, table = measure(name, settings)
+            print(f"{name}\n{table}", flush=True)
             file = HERE / f"{name}.png"
-            figure.savefig(file, dpi=90)
+            if name in DRAWINGS:
+                figure = DRAWINGS[name](words, result)
+                figure.set_layout_engine("constrained")
+                figure.savefig(file, dpi=90)
         Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
         write_table(name, table, args.iterations)
 
