@@ -21,7 +21,7 @@ test: format $(VENV)/.dev  ## everything that must hold before a change lands; t
 test-t2i: $(VENV)/.t2i  ## text to image, on tiny pipelines of diffusers' own classes
 	$(BIN)/pytest tests/pipelines -n 2
 
-test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in about five minutes
+test-docs: $(VENV)/.dev  ## every command and block of Python in the pages and notebooks, in about six minutes
 	$(BIN)/python -m tests.docs
 
 lint: format

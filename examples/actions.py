@@ -5,6 +5,7 @@ expert takes either side, so that the mean of its demonstrations leads into the 
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,10 +25,15 @@ def scenes(n: int, source: torch.Generator) -> torch.Tensor:
     return low + (high - low) * torch.rand(n, 5, generator=source)
 
 
+def ends(scene: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the robot is and where it goes, [N, 2] each."""
+    places = ((-1, scene[:, 0]), (1, scene[:, 1]))
+    return tuple(torch.stack([0 * y + side, y], 1) for side, y in places)
+
+
 def expert(scene: torch.Tensor, source: torch.Generator) -> torch.Tensor:
     """Actions [N, 2, 16], the way from one moment to the next: by the shorter side more often."""
-    own, goal, x, y, radius = scene.T
-    start, end = torch.stack([0 * own - 1, own], 1), torch.stack([0 * own + 1, goal], 1)
+    (x, y, radius), (start, end) = scene[:, 2:].T, ends(scene)
     along = (end - start) / (end - start).norm(dim=1, keepdim=True)
     aside = torch.stack([-along[:, 1], along[:, 0]], 1)  # to the left
     middle = torch.stack([x, y], 1)
@@ -46,15 +52,12 @@ def expert(scene: torch.Tensor, source: torch.Generator) -> torch.Tensor:
 
 def follow(scene: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The simulator: positions [N, 2, 65], whether all went well, and whether by the left."""
-    start = torch.stack([0 * scene[:, 0] - 1, scene[:, 0]], 1)[:, :, None]
-    small = (actions / 4).repeat_interleave(4, 2)  # so that no corner is cut
-    path = torch.cat([start, start + small.cumsum(2)], 2)
-    goal = torch.stack([0 * scene[:, 1] + 1, scene[:, 1]], 1)
+    start, goal = ends(scene)
+    small = (actions / 4).repeat_interleave(4, 2)  # places between the moves
+    path = start[:, :, None] + torch.cat([0 * small[:, :, :1], small.cumsum(2)], 2)
     away = path - scene[:, 2:4, None]
     free = (away.norm(dim=1) > scene[:, 4:]).all(1)
-    nearest = away.norm(dim=1).argmin(1)
-    aside = away[torch.arange(len(path)), :, nearest]
-    way = goal - start[:, :, 0]
+    aside, way = away[torch.arange(len(path)), :, away.norm(dim=1).argmin(1)], goal - start
     left = way[:, 0] * aside[:, 1] - way[:, 1] * aside[:, 0] > 0
     return path, free & ((path[:, :, -1] - goal).norm(dim=1) < NEAR), left
 
@@ -95,25 +98,24 @@ def main(iterations=2000, seed=0, out=".", rows=20000, held_out=300, **settings)
     new, truth = demonstrations(held_out, source)
     many = new.repeat_interleave(DRAWS, 0)
 
-    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
-        return model.sample(len(many), steps=steps, cond=many)
-
-    def one(model: fs.Generator, steps: int) -> torch.Tensor:
-        return model.sample(1, steps=steps, cond=new[:1])
-
     def judge(chunks: torch.Tensor) -> dict[str, str]:
         _, well, left = (part.unflatten(0, (-1, DRAWS)) for part in follow(many, chunks))
         both = (well & left).any(1) & (well & ~left).any(1)
         score = fs.metrics.energy_score(chunks.unflatten(0, (-1, DRAWS)), truth)
+        shares = well.float().mean(1)
         return {
-            "at the goal": f"{well.float().mean():.1%}",
+            "at the goal": f"{shares.mean():.1%} ± {shares.std() / len(shares) ** 0.5:.1%}",
             "both sides": f"{both.float().mean():.1%}",
             "energy score": f"{score.mean():.4f}",
         }
 
+    def draw(model: fs.Generator, steps: int, seen: torch.Tensor = many) -> torch.Tensor:
+        return model.sample(len(seen), steps=steps, cond=seen)
+
+    one = partial(draw, seen=new[:1])
     samples = side_by_side(teacher, student, draw, judge, expert(many, source), one)
-    names = {steps: f"{steps} evaluation{'s' * (steps > 1)}" for steps in samples}
-    shown = {"demonstrations": expert(many, source), **{names[k]: x for k, x in samples.items()}}
+    shown = {f"{steps} evaluation{'s' * (steps > 1)}": x for steps, x in samples.items()}
+    shown = {"demonstrations": expert(many, source), **shown}
     draw_ways(Path(out) / "actions.png", many, shown)
     return many, samples
 

@@ -9,11 +9,15 @@ import wave
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot
+from side_by_side import side_by_side
 
 import fewstep as fs
 
 RATE, LENGTH = 4000, 512  # samples of a second, and of a sound: an eighth of one
 PERIODS = (30, 27, 24, 22, 20, 18, 16, 15)  # samples of a period: a scale from C3, about
+OPTIONS = {"width": 64, "mult": (1, 1), "patch": 16}
+NETWORK = {"network": "unet", "network_options": OPTIONS, "batch": 64, "lr": 2e-3}
 
 
 def pluck(note: torch.Tensor, source: torch.Generator) -> torch.Tensor:
@@ -43,3 +47,74 @@ def off(sounds: torch.Tensor, note: torch.Tensor) -> torch.Tensor:
         left = (soft * new).sum(1) / soft.square().sum(1)
         shares[note == k] = (new - left[:, None] * soft).square().sum(1) / new.square().sum(1)
     return shares
+
+
+def hear(sounds: torch.Tensor) -> torch.Tensor:
+    """The note [N] whose string explains most of each sound."""
+    every = [off(sounds, torch.full((len(sounds),), k)) for k in range(len(PERIODS))]
+    return torch.stack(every).argmin(0)
+
+
+def write_wave(file: Path, sounds: torch.Tensor) -> None:
+    """Sounds one after the other, as 16 bits."""
+    values = (sounds.flatten().clamp(-1, 1) * 32767).short()
+    with wave.open(str(file), "wb") as out:
+        out.setparams((1, 2, RATE, len(values), "NONE", ""))
+        out.writeframes(values.numpy().tobytes())
+
+
+def draw_sounds(file: Path, sounds: dict[str, torch.Tensor]) -> None:
+    """The lowest and the highest note of each: wave above spectrogram."""
+    figure, panels = pyplot.subplots(4, len(sounds), figsize=(11, 6), layout="constrained")
+    moments = torch.arange(LENGTH) / RATE * 1000
+    for column, (name, x) in zip(panels.T, sounds.items(), strict=True):
+        column[0].set_title(name)
+        for place, note in ((0, 0), (2, 7)):
+            column[place].plot(moments, x[note, 0], lw=0.5, color="#2471a3")
+            column[place].set(ylim=(-0.8, 0.8), xticks=[], ylabel=f"note {note + 1}")
+            column[place + 1].specgram(
+                x[note, 0] + 1e-6, 128, RATE, noverlap=112, vmin=-110, vmax=-30
+            )
+            column[place + 1].set(ylabel="Hz")
+        column[3].set_xlabel("time [s]")
+    for panel in panels.flat:
+        panel.label_outer()
+    figure.savefig(file, dpi=90)
+    pyplot.close(figure)
+
+
+def main(iterations=1500, seed=0, out=".", rows=8000, held_out=2000, **settings):
+    source = torch.Generator().manual_seed(seed)
+    note, asked = torch.arange(rows) % 8, torch.arange(held_out) % 8
+    data = {"x0": pluck(note, source), "cond": note}
+    others, more = (pluck(asked, source) for _ in range(2))
+    settings = {**NETWORK, "iterations": iterations, "seed": seed, **settings}
+    teacher = fs.train(fs.recipes.auto(method="diffusion", **settings), data)
+    student = fs.train(fs.recipes.auto(**settings), data, init=teacher)
+
+    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+        return model.sample(held_out, steps=steps, cond=asked)
+
+    def judge(sounds: torch.Tensor) -> dict[str, str]:
+        parts = torch.tensor([fs.metrics.energy(x, others) for x in sounds.chunk(4)])
+        return {
+            "energy distance": f"{parts.mean():.4f} ± {parts.std() / 2:.4f}",
+            "not a string": f"{off(sounds, asked).mean():.2%}",
+            "right note": f"{(hear(sounds) == asked).float().mean():.1%}",
+        }
+
+    samples = side_by_side(teacher, student, draw, judge, more)
+    names = {steps: f"{steps} evaluation{'s' * (steps > 1)}" for steps in samples}
+    shown = {"data": others, **{names[steps]: x for steps, x in samples.items()}}
+    draw_sounds(Path(out) / "audio.png", shown)
+    for name, x in shown.items():
+        write_wave(Path(out) / f"{name.replace(' ', '-')}.wav", x[:8])
+    return shown
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("iterations", type=int, nargs="?", default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default=".", help="folder of the picture and the .wav files")
+    main(**vars(parser.parse_args()))
