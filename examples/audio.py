@@ -66,7 +66,7 @@ def write_wave(file: Path, sounds: torch.Tensor) -> None:
 def draw_sounds(file: Path, sounds: dict[str, torch.Tensor]) -> None:
     """The lowest and the highest note of each: wave above spectrogram."""
     figure, panels = pyplot.subplots(4, len(sounds), figsize=(11, 6), layout="constrained")
-    moments = torch.arange(LENGTH) / RATE * 1000
+    moments = torch.arange(LENGTH) / RATE
     for column, (name, x) in zip(panels.T, sounds.items(), strict=True):
         column[0].set_title(name)
         for place, note in ((0, 0), (2, 7)):
@@ -85,9 +85,10 @@ def draw_sounds(file: Path, sounds: dict[str, torch.Tensor]) -> None:
 
 def main(iterations=1500, seed=0, out=".", rows=8000, held_out=2000, **settings):
     source = torch.Generator().manual_seed(seed)
-    note, asked = torch.arange(rows) % 8, torch.arange(held_out) % 8
+    note, asked, other = (torch.randint(8, (n,), generator=source) for n in (rows, *[held_out] * 2))
+    asked[:8] = torch.arange(8)  # the scale, for the picture
     data = {"x0": pluck(note, source), "cond": note}
-    others, more = (pluck(asked, source) for _ in range(2))
+    truth, others = pluck(asked, source), pluck(other, source)
     settings = {**NETWORK, "iterations": iterations, "seed": seed, **settings}
     teacher = fs.train(fs.recipes.auto(method="diffusion", **settings), data)
     student = fs.train(fs.recipes.auto(**settings), data, init=teacher)
@@ -103,9 +104,9 @@ def main(iterations=1500, seed=0, out=".", rows=8000, held_out=2000, **settings)
             "right note": f"{(hear(sounds) == asked).float().mean():.1%}",
         }
 
-    samples = side_by_side(teacher, student, draw, judge, more)
+    samples = side_by_side(teacher, student, draw, judge, truth)
     names = {steps: f"{steps} evaluation{'s' * (steps > 1)}" for steps in samples}
-    shown = {"data": others, **{names[steps]: x for steps, x in samples.items()}}
+    shown = {"data": truth, **{names[steps]: x for steps, x in samples.items()}}
     draw_sounds(Path(out) / "audio.png", shown)
     for name, x in shown.items():
         write_wave(Path(out) / f"{name.replace(' ', '-')}.wav", x[:8])

@@ -24,7 +24,7 @@ LONGER = ("actions", "audio")  # with a simulator of some size, and a picture
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short_and_uses_public_names(path):
     source = path.read_text()
-    assert len(source.splitlines()) <= (125 if path.stem in LONGER else 91)
+    assert len(source.splitlines()) <= (130 if path.stem in LONGER else 91)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             assert not (node.module or "").startswith("fewstep"), (
