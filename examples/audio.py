@@ -83,7 +83,7 @@ def draw_sounds(file: Path, sounds: dict[str, torch.Tensor]) -> None:
     pyplot.close(figure)
 
 
-def main(iterations=1500, seed=0, out=".", rows=8000, held_out=2000, **settings):
+def main(iterations=1000, seed=0, out=".", rows=8000, held_out=2000, **settings):
     source = torch.Generator().manual_seed(seed)
     note, asked, other = (torch.randint(8, (n,), generator=source) for n in (rows, *[held_out] * 2))
     asked[:8] = torch.arange(8)  # the scale, for the picture
@@ -115,7 +115,7 @@ def main(iterations=1500, seed=0, out=".", rows=8000, held_out=2000, **settings)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("iterations", type=int, nargs="?", default=1500)
+    parser.add_argument("iterations", type=int, nargs="?", default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=".", help="folder of the picture and the .wav files")
     main(**vars(parser.parse_args()))
