@@ -66,8 +66,8 @@ def demonstrations(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch
     """Scenes and chunks of the expert; those that fail are not kept."""
     scene = scenes(2 * n, source)
     actions = expert(scene, source)
-    kept = follow(scene, actions)[1]
-    return scene[kept][:n], actions[kept][:n]
+    fine = follow(scene, actions)[1]
+    return scene[fine][:n], actions[fine][:n]
 
 
 def draw_ways(file: Path, many: torch.Tensor, chunks: dict) -> None:
@@ -109,14 +109,14 @@ def main(iterations=2000, seed=0, out=".", rows=20000, held_out=300, **settings)
             "energy score": f"{score.mean():.4f}",
         }
 
-    def draw(model: fs.Generator, steps: int, seen: torch.Tensor = many) -> torch.Tensor:
-        return model.sample(len(seen), steps=steps, cond=seen)
+    def draw(model: fs.Generator, steps: int, scene: torch.Tensor = many) -> torch.Tensor:
+        return model.sample(len(scene), steps=steps, cond=scene)
 
-    one = partial(draw, seen=new[:1])
+    one = partial(draw, scene=new[:1])
     samples = side_by_side(teacher, student, draw, judge, expert(many, source), one)
-    shown = {f"{steps} evaluation{'s' * (steps > 1)}": x for steps, x in samples.items()}
-    shown = {"demonstrations": expert(many, source), **shown}
-    draw_ways(Path(out) / "actions.png", many, shown)
+    views = {f"{steps} evaluation{'s' * (steps > 1)}": x for steps, x in samples.items()}
+    views = {"demonstrations": expert(many, source), **views}
+    draw_ways(Path(out) / "actions.png", many, views)
     return many, samples
 
 

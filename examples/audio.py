@@ -85,32 +85,33 @@ def draw_sounds(file: Path, sounds: dict[str, torch.Tensor]) -> None:
 
 def main(iterations=1000, seed=0, out=".", rows=8000, held_out=2000, **settings):
     source = torch.Generator().manual_seed(seed)
-    note, asked, other = (torch.randint(8, (n,), generator=source) for n in (rows, *[held_out] * 2))
-    asked[:8] = torch.arange(8)  # the scale, for the picture
+    sizes = (rows, held_out, held_out)
+    note, request, other = (torch.randint(8, (n,), generator=source) for n in sizes)
+    request[:8] = torch.arange(8)  # the scale, for the picture
     data = {"x0": pluck(note, source), "cond": note}
-    truth, others = pluck(asked, source), pluck(other, source)
+    truth, others = pluck(request, source), pluck(other, source)
     settings = {**NETWORK, "iterations": iterations, "seed": seed, **settings}
     teacher = fs.train(fs.recipes.auto(method="diffusion", **settings), data)
     student = fs.train(fs.recipes.auto(**settings), data, init=teacher)
 
     def draw(model: fs.Generator, steps: int) -> torch.Tensor:
-        return model.sample(held_out, steps=steps, cond=asked)
+        return model.sample(held_out, steps=steps, cond=request)
 
     def judge(sounds: torch.Tensor) -> dict[str, str]:
         parts = torch.tensor([fs.metrics.energy(x, others) for x in sounds.chunk(4)])
         return {
             "energy distance": f"{parts.mean():.4f} ± {parts.std() / 2:.4f}",
-            "not a string": f"{off(sounds, asked).mean():.2%}",
-            "right note": f"{(hear(sounds) == asked).float().mean():.1%}",
+            "not a string": f"{off(sounds, request).mean():.2%}",
+            "right note": f"{(hear(sounds) == request).float().mean():.1%}",
         }
 
     samples = side_by_side(teacher, student, draw, judge, truth)
     names = {steps: f"{steps} evaluation{'s' * (steps > 1)}" for steps in samples}
-    shown = {"data": truth, **{names[steps]: x for steps, x in samples.items()}}
-    draw_sounds(Path(out) / "audio.png", shown)
-    for name, x in shown.items():
+    views = {"data": truth, **{names[steps]: x for steps, x in samples.items()}}
+    draw_sounds(Path(out) / "audio.png", views)
+    for name, x in views.items():
         write_wave(Path(out) / f"{name.replace(' ', '-')}.wav", x[:8])
-    return shown
+    return views
 
 
 if __name__ == "__main__":

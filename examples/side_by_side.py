@@ -37,8 +37,8 @@ def side_by_side(
     for name, model, steps in rows + [("data", None, 0)] * (truth is not None):
         cells = {"": name, "evaluations": "", "ms each": "", **({"ms alone": ""} if one else {})}
         if model is not None:
-            spent = milliseconds(lambda: samples.update({steps: draw(model, steps)}))
-            cells |= {"evaluations": str(steps), "ms each": f"{spent / len(samples[steps]):.3g}"}
+            duration = milliseconds(lambda: samples.update({steps: draw(model, steps)}))
+            cells |= {"evaluations": str(steps), "ms each": f"{duration / len(samples[steps]):.3g}"}
             if one:
                 times = [milliseconds(lambda: one(model, steps)) for _ in range(20)]
                 cells["ms alone"] = f"{statistics.median(times):.3g}"

@@ -78,10 +78,10 @@ def main(rows: int = 5000, draws: int = 20000, **settings):
         def draw(model: fs.Generator, steps: int) -> torch.Tensor:
             return model.sample(draws, steps=steps)
 
-        made = side_by_side(teacher, student, draw, lambda x: judge(real, whole(x)), again)
-        student.write(samples, made[2][:5])
+        samples_of = side_by_side(teacher, student, draw, lambda x: judge(real, whole(x)), again)
+        student.write(samples, samples_of[2][:5])
         print("", *samples.read_text().splitlines(), sep="\n")
-    return real, whole(made[2])
+    return real, whole(samples_of[2])
 
 
 if __name__ == "__main__":
