@@ -2,6 +2,7 @@
 
 A string's end returns what runs along it, a little weaker and softer: Karplus and Strong's sound.
 The pluck is random, its place and its damping too; the label is one of eight notes of a scale.
+Four minutes on one core. --out is the folder of the picture and of the .wav files.
 """
 
 import argparse
