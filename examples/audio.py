@@ -73,9 +73,8 @@ def draw_sounds(file: Path, sounds: dict[str, torch.Tensor]) -> None:
         for place, note in ((0, 0), (2, 7)):
             column[place].plot(moments, x[note, 0], lw=0.5, color="#2471a3")
             column[place].set(ylim=(-0.8, 0.8), xticks=[], ylabel=f"note {note + 1}")
-            column[place + 1].specgram(
-                x[note, 0] + 1e-6, 128, RATE, noverlap=112, vmin=-110, vmax=-30
-            )
+            grid = {"NFFT": 128, "Fs": RATE, "noverlap": 112, "vmin": -110, "vmax": -30}
+            column[place + 1].specgram(x[note, 0], **grid)
             column[place + 1].set(ylabel="Hz")
         column[3].set_xlabel("time [s]")
     for panel in panels.flat:
