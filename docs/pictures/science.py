@@ -1,7 +1,7 @@
 """Draws the pictures of science.md, and writes the table of each example into the page.
 
 `python docs/pictures/science.py [NAME ...] [--iterations N]` trains the examples at full length,
-about an hour on one core for all, or for N iterations. The page has the command of what was run,
+about forty minutes on one free core for all, or for N iterations. The page has the command of what was run,
 so that command, table and picture belong together.
 """
 
