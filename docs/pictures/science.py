@@ -1,8 +1,8 @@
 """Draws the pictures of science.md, and writes the table of each example into the page.
 
 `python docs/pictures/science.py [NAME ...] [--iterations N]` trains the examples at full length,
-about forty minutes on one free core for all, or for N iterations. The page has the command of what was run,
-so that command, table and picture belong together.
+more than half an hour on one core for all, or for N iterations. The page has the command of what
+was run, so that command, table and picture belong together.
 """
 
 import argparse
