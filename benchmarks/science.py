@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import runpy
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,7 +60,10 @@ Task = tuple[Write, Score]
 
 
 def example(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(Path(__file__).parents[1] / "examples" / f"{name}.py"))
+    folder = str(Path(__file__).parents[1] / "examples")
+    if folder not in sys.path:  # where they find what they share
+        sys.path.insert(0, folder)
+    return runpy.run_path(f"{folder}/{name}.py")
 
 
 def arrays(names: tuple[str, str], make: Callable[[Source], tuple[Tensor, Tensor]]) -> Write:

@@ -7,6 +7,7 @@ What is known are four parameters, and they are the condition. ensemble.png show
 import sys
 
 import torch
+from side_by_side import side_by_side
 
 import fewstep as fs
 
@@ -37,21 +38,28 @@ def main(rows: int = 2000, held_out: int = 200, **settings):
     source = torch.Generator().manual_seed(0)
     theta = parameters(rows, source)
     data = {"x0": record(theta, source), "cond": theta}
-    generator = fs.train(fs.recipes.auto(**settings), data)
+    teacher = fs.train(fs.recipes.auto(method="diffusion", **settings), data)
+    student = fs.train(fs.recipes.auto(**settings), data)
     new = parameters(held_out, source)
     truth, cond = record(new, source), new.repeat_interleave(MEMBERS, 0)
     shape = (held_out, MEMBERS, 3, 64)
-    ensemble = generator.sample(len(cond), steps=2, cond=cond).reshape(shape)
-    perfect = record(cond, source).reshape(shape)
-    inside = fs.metrics.coverage(ensemble, truth, level=0.8).mean()
-    ratio = fs.metrics.spread_skill(ensemble, truth).mean()
-    score, best = (fs.metrics.crps(each, truth).mean() for each in (ensemble, perfect))
-    print(
-        f"inside the 80 % interval {inside:.1%}, spread over skill {ratio:.2f},"
-        f" CRPS {score:.4f} mm, of the simulator {best:.4f} mm"
-    )
+    perfect = record(cond, source)
+
+    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+        return model.sample(len(cond), steps=steps, cond=cond)
+
+    def judge(samples: torch.Tensor) -> dict[str, str]:
+        members = samples.reshape(shape)
+        return {
+            "CRPS [mm]": f"{fs.metrics.crps(members, truth).mean():.4f}",
+            "in 80 % interval": f"{fs.metrics.coverage(members, truth, level=0.8).mean():.1%}",
+            "spread / skill": f"{fs.metrics.spread_skill(members, truth).mean():.2f}",
+        }
+
+    samples = side_by_side(teacher, student, draw, judge, perfect)
+    ensemble, perfect = samples[2].reshape(shape), perfect.reshape(shape)
     one = {"x0": truth[:1], "cond": new[:1]}
-    generator.write("ensemble.png", ensemble[0], cond=new[0], data=one)
+    student.write("ensemble.png", ensemble[0], cond=new[0], data=one)
     return new, truth, ensemble, perfect
 
 

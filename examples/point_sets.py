@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import side_by_side
 
 import fewstep as fs
 
@@ -38,12 +39,19 @@ def main(rows: int = 5000, draws: int = 1000, **settings):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sets.npz"
         np.savez(path, x0=points.numpy(), mask=mask.numpy())
-        generator = fs.train(fs.recipes.auto(data=path, **settings))
-    _, request = sets(draws, source)
-    samples = generator.sample(draws, steps=2, cond={"mask": request})
-    radial = scatter(samples, request)
-    print(f"radial scatter {radial:.4f}, {radial / SCATTER:.2f} times the data's {SCATTER}")
-    return points, mask, samples, request
+        teacher = fs.train(fs.recipes.auto(method="diffusion", data=path, **settings))
+        student = fs.train(fs.recipes.auto(data=path, **settings))
+    others, request = sets(draws, source)
+
+    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+        return model.sample(draws, steps=steps, cond={"mask": request})
+
+    def judge(samples: torch.Tensor) -> dict[str, str]:
+        radial = scatter(samples, request)
+        return {"radial scatter": f"{radial:.4f}", "/ the data's": f"{radial / SCATTER:.2f}"}
+
+    samples = side_by_side(teacher, student, draw, judge, others)
+    return points, mask, samples[2], request
 
 
 if __name__ == "__main__":

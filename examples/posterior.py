@@ -5,9 +5,9 @@ survey finds the infected of 200 people at each of ten times. Which rates made s
 """
 
 import sys
-import time
 
 import torch
+from side_by_side import side_by_side
 
 import fewstep as fs
 
@@ -38,21 +38,28 @@ def simulate(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tenso
 def main(rows: int = 20000, held_out: int = 300, **settings):
     source = torch.Generator().manual_seed(0)
     logs, counts = simulate(rows, source)
-    generator = fs.train(fs.recipes.auto(**settings), {"x0": logs, "cond": counts})
+    data = {"x0": logs, "cond": counts}
+    teacher = fs.train(fs.recipes.auto(method="diffusion", **settings), data)
+    student = fs.train(fs.recipes.auto(**settings), data)
     truth, surveys = simulate(held_out, source)
-    start = time.perf_counter()
-    samples = generator.sample(held_out * DRAWS, steps=2, cond=surveys.repeat_interleave(DRAWS, 0))
-    speed = len(samples) / (time.perf_counter() - start)
-    samples = samples.reshape(held_out, DRAWS, 2)
-    p = fs.metrics.uniformity(fs.metrics.ranks(samples, truth), DRAWS)
-    inside = fs.metrics.coverage(samples, truth, level=0.8).mean(0)
-    width = (samples.std(1).mean(0) / WIDTH).mean()
-    print(
-        f"ranks uniform with p = {p[0]:.2g} (contact), {p[1]:.2g} (recovery), inside the 80 %"
-        f" interval {inside[0]:.1%}, {inside[1]:.1%}, {width:.0%} as wide as before,"
-        f" {speed:,.0f} samples a second"
-    )
-    return truth, samples
+    cond = surveys.repeat_interleave(DRAWS, 0)
+
+    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+        return model.sample(len(cond), steps=steps, cond=cond)
+
+    def judge(samples: torch.Tensor) -> dict[str, str]:
+        samples = samples.reshape(held_out, DRAWS, 2)
+        p = fs.metrics.uniformity(fs.metrics.ranks(samples, truth), DRAWS)
+        inside = fs.metrics.coverage(samples, truth, level=0.8).mean(0)
+        return {
+            "CRPS": f"{fs.metrics.crps(samples, truth).mean():.4f}",
+            "p of ranks": f"{p[0]:.2g}, {p[1]:.2g}",
+            "in 80 % interval": f"{inside[0]:.1%}, {inside[1]:.1%}",
+            "width / prior's": f"{(samples.std(1).mean(0) / WIDTH).mean():.3f}",
+        }
+
+    samples = side_by_side(teacher, student, draw, judge)
+    return truth, samples[2].reshape(held_out, DRAWS, 2)
 
 
 if __name__ == "__main__":

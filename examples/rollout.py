@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import side_by_side
 
 import fewstep as fs
 
@@ -52,21 +53,38 @@ def main(rows: int = 20000, runs: int = 200, **settings):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "states.npz"
         np.savez(path, x0=advance(present, source).numpy(), cond=present.numpy())
-        generator = fs.train(fs.recipes.auto(data=path, **{**NETWORK, **settings}))
-    truth = [sources(runs, source)]
-    states = truth[:]
-    for moment in range(STEPS):
-        truth.append(advance(truth[-1], source))
-        states.append(generator.sample(runs, steps=2, cond=states[-1], seed=moment))
-    truth, states = torch.stack(truth), torch.stack(states)
-    off = states[1:].var((1, 2, 3, 4)) / truth[1:].var((1, 2, 3, 4)) - 1
-    worst = (spectrum(states[1:]) / spectrum(truth[1:]) - 1).abs().mean(0).max()
-    print(
-        f"variance off by {off[0]:+.1%} after 1 step, {off[-1]:+.1%} after {STEPS}; spectrum by"
-        f" {worst:.1%} in its worst band; a state is {persistence(states):.3f} correlated with the"
-        f" next, in the simulator {persistence(truth):.3f}"
-    )
-    return truth, states
+        settings = {**NETWORK, "data": path, **settings}
+        teacher = fs.train(fs.recipes.auto(method="diffusion", **settings))
+        student = fs.train(fs.recipes.auto(**settings))
+    first = sources(runs, source)
+
+    def roll(following) -> torch.Tensor:
+        """The states [runs * STEPS, 1, 16, 16] after the first, each by the one before."""
+        states = [first]
+        for moment in range(STEPS):
+            states.append(following(states[-1], moment))
+        return torch.stack(states[1:], 1).flatten(0, 1)
+
+    truth, again = (roll(lambda state, moment: advance(state, source)) for _ in range(2))
+    truth = truth.unflatten(0, (runs, STEPS)).transpose(0, 1)
+
+    def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+        return roll(lambda state, k: model.sample(runs, steps=steps, cond=state, seed=k))
+
+    def judge(states: torch.Tensor) -> dict[str, str]:
+        states = states.unflatten(0, (runs, STEPS)).transpose(0, 1)
+        off = states.var((1, 2, 3, 4)) / truth.var((1, 2, 3, 4)) - 1
+        worst = (spectrum(states) / spectrum(truth) - 1).abs().mean(0).max()
+        return {
+            "variance off, step 1": f"{off[0]:+.1%}",
+            f"step {STEPS}": f"{off[-1]:+.1%}",
+            "spectrum off": f"{worst:.1%}",
+            "correlation with the next": f"{persistence(states):.3f}",
+        }
+
+    states = side_by_side(teacher, student, draw, judge, again)[2]
+    states = states.unflatten(0, (runs, STEPS)).transpose(0, 1)
+    return torch.cat([first[None], truth]), torch.cat([first[None], states])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from side_by_side import side_by_side
 
 import fewstep as fs
 
@@ -48,23 +49,39 @@ def apart(x: torch.Tensor, y: torch.Tensor) -> float:
     return float((shares[0] - shares[1]).abs().max())
 
 
-def main(rows: int = 5000, draws: int = 20000, **settings):
-    with tempfile.TemporaryDirectory() as name:
-        people, others, samples = (Path(name, f"{k}.csv") for k in ("people", "others", "samples"))
-        write_people(people, rows, seed=0)
-        write_people(others, draws, seed=1)
-        generator = fs.train(fs.recipes.auto(data=people, **settings))
-        generator.write(samples, generator.sample(draws, steps=2))
-        real, ours = (torch.as_tensor(fs.data.read(path)["x0"]) for path in (others, samples))
-        print("\n".join(samples.read_text().splitlines()[:6]))
+def whole(x: torch.Tensor) -> torch.Tensor:
+    """The rows as a file has them: whole numbers, and of a category the largest number counts."""
+    kinds = [torch.eye(3)[part.argmax(1)] for part in x[:, NUMBERS:].split(3, 1)]
+    return torch.cat([x[:, :NUMBERS].round(), *kinds], 1)
+
+
+def judge(real: torch.Tensor, ours: torch.Tensor) -> dict[str, str]:
+    """The worst of the numbers, of the categories' shares, and of all pairs of columns."""
     pairs = list(zip(real.T, ours.T, strict=True))  # a category is a column for each of its texts
     number = max(apart(x, y) for x, y in pairs[:NUMBERS])
     share = max(float((x.mean() - y.mean()).abs()) for x, y in pairs[NUMBERS:])
     together = float((torch.corrcoef(real.T) - torch.corrcoef(ours.T)).abs().max())
-    print(
-        f"Kolmogorov distance {number:.3f}, share off by {share:.3f}, correlation by {together:.3f}"
-    )
-    return real, ours
+    names = ("Kolmogorov distance", "share off by", "correlation off by")
+    return {k: f"{value:.3f}" for k, value in zip(names, (number, share, together), strict=True)}
+
+
+def main(rows: int = 5000, draws: int = 20000, **settings):
+    with tempfile.TemporaryDirectory() as name:
+        people, others, more, samples = (Path(name, f"{k}.csv") for k in "abcd")
+        write_people(people, rows, seed=0)
+        write_people(others, draws, seed=1)
+        write_people(more, draws, seed=2)
+        teacher = fs.train(fs.recipes.auto(method="diffusion", data=people, **settings))
+        student = fs.train(fs.recipes.auto(data=people, **settings))
+        real, again = (whole(torch.as_tensor(fs.data.read(path)["x0"])) for path in (others, more))
+
+        def draw(model: fs.Generator, steps: int) -> torch.Tensor:
+            return model.sample(draws, steps=steps)
+
+        samples_of = side_by_side(teacher, student, draw, lambda x: judge(real, whole(x)), again)
+        student.write(samples, samples_of[2][:5])
+        print("", *samples.read_text().splitlines(), sep="\n")
+    return real, whole(samples_of[2])
 
 
 if __name__ == "__main__":

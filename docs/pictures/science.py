@@ -1,16 +1,19 @@
-"""Draws the pictures of science.md, and writes the line of each example into the page.
+"""Draws the pictures of science.md, and writes the table of each example into the page.
 
 `python docs/pictures/science.py [NAME ...] [--iterations N]` trains the examples at full length,
-about a quarter of an hour on one core for all, or for N iterations. The page has the command of
-what was run, so that command, line and picture belong together.
+more than half an hour on one core for all, or for N iterations. The page has the command of what
+was run, so that command, table and picture belong together.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import re
 import runpy
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from PIL import Image
 matplotlib.use("agg")
 HERE = Path(__file__).parent.resolve()
 EXAMPLES, PAGE = HERE.parents[1] / "examples", HERE.parent / "science.md"
+sys.path.insert(0, str(EXAMPLES))  # where the examples find what they share
 BLUE, RED = "#2471a3", "#c0392b"  # samples and the simulator, as everywhere in the package
 
 
@@ -147,46 +151,59 @@ def rollout(names, result):
 
 
 DRAWINGS = {f.__name__: f for f in (ensemble, posterior, point_sets, table, rollout)}
+OWN = ("actions", "audio")  # examples that draw their pictures themselves
+
+
+def table_of(said):
+    """The lines of the table among what an example printed: from its head to an empty line."""
+    lines = said.splitlines()
+    first = next(k for k, line in enumerate(lines) if line.split()[:1] == ["evaluations"])
+    return "\n".join(itertools.takewhile(str.strip, lines[first:]))
 
 
 def measure(name, settings):
-    """The example's names, what its `main` gives, and its line; it runs in a folder of its own."""
+    """The example's names, what its `main` gives, and its table; it runs in its own folder."""
     names, said, before = runpy.run_path(str(EXAMPLES / f"{name}.py")), io.StringIO(), Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
             with contextlib.redirect_stdout(said):
                 result = names["main"](**settings)
+            if name in OWN:
+                shutil.copy(f"{name}.png", HERE)
         finally:
             os.chdir(before)
-    return names, result, said.getvalue().splitlines()[-1]
+    return names, result, table_of(said.getvalue())
 
 
-def write_line(name, line, iterations):
-    """Puts command and line into the page."""
+def write_table(name, table, iterations):
+    """Puts command and table into the page."""
     command = f"python examples/{name}.py"
-    pattern = rf"{re.escape(command)}[ 0-9]*(\n```\n\n```text\n).*"
+    pattern = rf"{re.escape(command)}[ 0-9]*(\n```\n\n```text\n)(?:[^`\n].*\n)*"
     words = f"{command} {iterations}" if iterations else command
-    page, count = re.subn(pattern, lambda match: words + match[1] + line, PAGE.read_text())
+    page, count = re.subn(pattern, lambda match: words + match[1] + table + "\n", PAGE.read_text())
     assert count == 1, name
     PAGE.write_text(page)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(DRAWINGS))
+    names = [*DRAWINGS, *OWN]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--iterations", type=int, default=0)
     args = parser.parse_args()
-    for name in args.names or DRAWINGS:
-        names, result, line = measure(name, {"iterations": args.iterations})
-        print(f"{name}: {line}")
+    for name in args.names or names:
+        settings = {"iterations": args.iterations} if args.iterations else {}
         with pyplot.rc_context({"font.size": 8, "axes.titlesize": 9}):
-            figure = DRAWINGS[name](names, result)
-            figure.set_layout_engine("constrained")
+            words, result, table = measure(name, settings)
+            print(f"{name}\n{table}", flush=True)
             file = HERE / f"{name}.png"
-            figure.savefig(file, dpi=90)
+            if name in DRAWINGS:
+                figure = DRAWINGS[name](words, result)
+                figure.set_layout_engine("constrained")
+                figure.savefig(file, dpi=90)
         Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
-        write_line(name, line, args.iterations)
+        write_table(name, table, args.iterations)
 
 
 if __name__ == "__main__":

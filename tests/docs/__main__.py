@@ -1,7 +1,8 @@
 """Runs every command and block of Python of the pages: `python -m tests.docs [PAGE ...]`.
 
 Each page has a folder of its own, in which its commands follow one another. Training takes a few
-steps, scores a few samples; names in capitals and runs that a page supposes are made up.
+steps, scores a few samples; names in capitals and runs that a page supposes are made up. A notebook
+is a page too, whose code cells are its blocks; --full trains as long as it says.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+os.environ.setdefault("MPLBACKEND", "agg")
 
-from tests.docs import shortened
+from tests.docs import notebooks, shortened
 from tests.docs.exceptions import EXCEPTIONS, Special
 from tests.docs.pages import PAGES, ROOT, Piece, pieces
 
@@ -65,7 +67,7 @@ def command_of(piece: Piece) -> str:
 
 def run_piece(piece: Piece) -> str:
     """Runs it in the current folder; returns what was done with it. Raises Failure."""
-    if piece.kind == "python":
+    if piece.kind in ("python", "cell"):
         shortened.run_python(piece)
         return "run"
     command = command_of(piece)
@@ -125,12 +127,18 @@ def folder_of_its_own() -> Iterator[None]:
             os.chdir(before)
 
 
-def run_page(page: Path, *, verbose: bool) -> list[str]:
-    """The failures of a page, each with its place."""
+def pieces_of(page: Path) -> list[Piece]:
+    """All of a page or of a notebook."""
+    return notebooks.pieces(page) if page.suffix == ".ipynb" else pieces(page)
+
+
+def run_page(page: Path, *, verbose: bool, full: bool = False) -> list[str]:
+    """The failures of a page, each with its place; full: trainings as long as they say."""
     failures = []
-    with folder_of_its_own(), shortened.trainings():
-        shortened.prepare(page)
-        for piece in pieces(page):
+    with folder_of_its_own(), contextlib.nullcontext() if full else shortened.trainings():
+        if page.suffix == ".md":
+            shortened.prepare(page)
+        for piece in pieces_of(page):
             start = time.monotonic()
             first = piece.text.strip().splitlines()[0]
             try:
@@ -149,11 +157,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.docs", description=__doc__)
     parser.add_argument("pages", nargs="*", type=Path, help="these pages alone")
     parser.add_argument("--verbose", action="store_true", help="a line for each command")
+    parser.add_argument("--full", action="store_true", help="of notebooks: trainings at length")
     args = parser.parse_args()
-    pages = [path.resolve() for path in args.pages] or PAGES
+    pages = [path.resolve() for path in args.pages] or [*PAGES, *notebooks.NOTEBOOKS]
     start = time.monotonic()
-    failures = [line for page in pages for line in run_page(page, verbose=args.verbose)]
-    count = sum(len(pieces(page)) for page in pages)
+    ways = [(page, args.full and page.suffix == ".ipynb") for page in pages]
+    failures = [
+        line for page, full in ways for line in run_page(page, verbose=args.verbose, full=full)
+    ]
+    count = sum(len(pieces_of(page)) for page in pages)
     print(f"{count} commands and blocks, {len(failures)} failed, {time.monotonic() - start:.0f} s")
     print("\n".join(failures), end="\n" if failures else "")
     return int(bool(failures))

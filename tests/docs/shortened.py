@@ -24,6 +24,7 @@ from fewstep.cli.train_options import last_value
 from fewstep.data import Units
 from fewstep.run.build import build_method, build_student, with_defaults
 from fewstep.run.facts import Facts
+from tests.docs import notebooks
 from tests.docs.pages import Piece, pieces
 
 STEPS = "5"
@@ -165,7 +166,8 @@ def trainings() -> Iterator[None]:
     train, trajectories = fs.train, fs.trajectories
 
     def few(run: fs.Run, *args: Any, **options: Any) -> Any:
-        return train(replace(run, iterations=int(STEPS)), *args, progress=False, **options)
+        options["progress"] = False
+        return train(replace(run, iterations=int(STEPS)), *args, **options)
 
     def some(run: fs.Run, count: int, *args: Any, **options: Any) -> Any:
         return trajectories(run, 200, *args, **options)
@@ -176,6 +178,10 @@ def trainings() -> Iterator[None]:
 
 def run_python(piece: Piece) -> None:
     """Runs a block in the scope of its page, which the blocks before it have filled."""
+    if piece.kind == "cell":
+        # A notebook supposes nothing; its classes look for their module by name.
+        notebooks.run_cell(piece, _scopes.setdefault(piece.page, {"__name__": "__main__"}))
+        return
     if piece.page not in _scopes:
         scope: dict[str, Any] = {"torch": torch, "fs": fs, "replace": replace}
         exec(PRELUDES.get(piece.page.name, ""), scope)
