@@ -107,7 +107,7 @@ def test_links_paths_and_names_lead_somewhere(page):
     # A path from the root or from any folder: docs/log.md, run/config.py, test_crash.py.
     paths = set(re.findall(r"[\w./-]*\w\.(?:py|md)\b", re.sub(r"\]\([^)]*\)", "", text)))
     paths -= {path for path in paths if path in THE_READERS_OWN or "NAME" in path}
-    files = [*FILES, *(path.name for path in ROOT.glob("*.md"))]
+    files = [*FILES, *(path.name for path in ROOT.glob("*.*"))]
     assert [path for path in paths if not any(f"/{f}".endswith(f"/{path}") for f in files)] == []
     folders = re.findall(r"`((?:src|tests|docs|examples|benchmarks)/[\w/-]+)`", text)
     assert [folder for folder in folders if not (ROOT / folder).exists()] == []
