@@ -163,12 +163,14 @@ def test_a_folder_works_on_any_host(digits, tmp_path, open_tab):
 def test_the_command_serves_it(open_tab):
     command = [sys.executable, "-m", "fewstep", "serve", "digits", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://[\d.:]+", process.stdout.readline())
-        assert found
-        tab = open_tab(f"{found[0]}/")
-        assert float(tab.facts()["difference"]) < 1e-5
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
+            assert found
+            tab = open_tab(f"{found[0]}/")
+            assert float(tab.facts()["difference"]) < 1e-5
+        finally:
+            process.terminate()
     assert process.returncode == 0
 
 
