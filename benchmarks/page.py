@@ -2,7 +2,7 @@
 
     python benchmarks/page.py runs/demo digits --clicks 30
 
-For each run: seconds until all pictures are there, the time of one sample of one step (the median
+For each run: seconds from the opening until the samples of one step are there, the time of one sample of one step (the median
 over clicks and what nine of ten stay below), PyTorch's for the same sample with one thread, in turn
 with the clicks, and the largest difference of samples in shades of 255 (of arrays, in their units).
 Chromium has to be on the machine, or its path in BROWSER_PATH; it needs `fewstep[browser]`.
@@ -38,7 +38,7 @@ def measure(browser: Browser, run: str, clicks: int, half: bool) -> dict[str, An
         size = files.write(model, place)
         page = browser.new_page()
         page.goto(place.as_uri())
-        page.wait_for_selector("html[data-ready]", timeout=120_000)
+        page.wait_for_selector("html[data-all]", timeout=120_000)
         ready = facts(page)["ready"]
         page.wait_for_timeout(500)
         here, there = [], []

@@ -38,7 +38,7 @@ class Tab:
     errors: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, str]:
-        """What the page notes of itself: ready, in seconds; difference, from PyTorch."""
+        """What the page notes of itself: ready and all, in seconds; difference, from PyTorch."""
         return self.page.evaluate("({...document.documentElement.dataset})")
 
     def picture(self, selector: str) -> str:
@@ -81,7 +81,7 @@ def open_tab(browser):
             ),
         )
         tab.page.goto(url.as_uri() if isinstance(url, Path) else url)
-        tab.page.wait_for_selector("html[data-ready]", timeout=60_000)
+        tab.page.wait_for_selector("html[data-all]", timeout=60_000)
         tab.settle()
         return tab
 

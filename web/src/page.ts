@@ -48,7 +48,6 @@ class Page {
     const { model } = this;
     document.title = `${model.data} · fewstep`;
     find("title").textContent = model.data;
-    const began = performance.now();
     if (model.makers.some((maker) => maker.file)) this.units = await Network.load("units.onnx");
     for (const maker of model.makers) {
       if (maker.file) {
@@ -60,7 +59,7 @@ class Page {
     await this.tell(); // first, since a network is slow at its first pass
     find("main").hidden = false;
     await this.renew();
-    note("ready", (performance.now() - began) / 1e3);
+    note("all", performance.now() / 1e3);
   }
 
   /** What the page says of where samples are made, and whether they are PyTorch's. */
@@ -201,9 +200,10 @@ class Page {
     ]);
     for (const id of ["across", "up"]) fill(find<HTMLSelectElement>(id), options);
     find<HTMLSelectElement>("up").value = String(Math.min(1, variables - 1));
-    const isCloud = view.kind === "numbers" || view.kind === "plane" || view.kind === "sets";
-    find("across-box").hidden = variables < 3 && !(view.kind === "fields" && variables > 1);
-    find("up-box").hidden = !isCloud || variables < 3;
+    const isPoints = isCloud(view);
+    const isMap = view.kind === "fields" && variables > 1;
+    find("across-box").hidden = !isMap && !(isPoints && variables > 2);
+    find("up-box").hidden = !isPoints || variables < 3;
   }
 
   private column(maker: Maker, steps: number): Column {
@@ -291,6 +291,7 @@ class Page {
         column.samples = { values: made.x, n: this.count };
         this.range ??= rangeOf(this.model.view, this.model.shape, [column.samples]);
         this.show(column, made.seconds);
+        if (!document.documentElement.dataset.ready) note("ready", performance.now() / 1e3);
         await pause();
       }
       const all = this.columns.flatMap((column) => column.samples ?? []);
@@ -309,12 +310,10 @@ class Page {
     steps: number,
     seed: number,
     wish: Wish,
-    noise?: Float32Array,
   ): Promise<Made> {
     const tab = this.tabs.get(maker.name);
     if (!tab) return ask(this.model, n, steps, seed, wish);
-    const own = noise ?? normals(seed, "prior", n, this.size);
-    const made = await tab.make(own, n, steps, seed, wish);
+    const made = await tab.make(normals(seed, "prior", n, this.size), n, steps, seed, wish);
     return { ...made, x: await this.inUnits(made.x, n) };
   }
 
@@ -389,12 +388,13 @@ class Page {
   }
 
   private async one(place: [number, number]): Promise<void> {
-    const [student] = this.model.makers;
-    const noise = this.noiseAt(place);
-    const made = await this.make(student, 1, this.steps, this.seed, this.oneWish(), noise);
-    const among = this.columns.find(({ maker, steps }) => maker === student && steps === this.steps);
+    const { seed, steps, selected } = this;
+    const tab = this.tabs.get("student")!;
+    const made = await tab.make(this.noiseAt(place), 1, steps, seed, this.oneWish(), selected);
+    const among = this.columns.find((one) => one.maker === tab.maker && one.steps === steps);
     const behind = isCloud(this.model.view) ? (among?.samples ?? null) : null;
-    draw(find<HTMLCanvasElement>("one"), { values: made.x, n: 1 }, this.frame, behind);
+    const values = await this.inUnits(made.x, 1);
+    draw(find<HTMLCanvasElement>("one"), { values, n: 1 }, this.frame, behind);
     find("one-caption").textContent = `One sample in ${milliseconds(made.seconds)}`;
     note("one", made.seconds);
     note("count", ++this.shown);
@@ -408,7 +408,8 @@ class Page {
     const n = isWhole ? this.count : 1;
     const noise = isWhole ? normals(this.seed, "prior", n, this.size) : this.noiseAt([0, 0]);
     const wish = isWhole ? this.wish(n) : this.oneWish();
-    const made = await tab.make(noise, n, this.steps, this.seed, wish);
+    const row = isWhole ? 0 : this.selected;
+    const made = await tab.make(noise, n, this.steps, this.seed, wish, row);
     const states = made.path.map(({ x, level }) => ({
       x: toBeSeen(x),
       words: `noise level ${plain(level)}`,

@@ -1,9 +1,8 @@
 // The steps of a sampler around evaluations of a network, as fewstep.export.scheme writes them.
 
-import { Combination, Maker, Scheme, sizeOf } from "./model";
+import { Ask, Combination, Condition, Maker, sizeOf } from "./model";
 import { conditionInputs, floats, Network, tensor, Wish } from "./network";
 import { normals } from "./random";
-import type { Condition } from "./model";
 
 type Vectors = Record<string, Float32Array>;
 
@@ -32,17 +31,20 @@ export class TabMaker {
     readonly conditions: Condition[],
   ) {}
 
-  /** Samples of these unit normals [n, size]; further noise is that of the seed. */
+  /** Samples of these unit normals [n, size]; further noise is the seed's, from that row on. */
   async make(
     noise: Float32Array,
     n: number,
     steps: number,
     seed: number,
     wish: Wish,
+    row = 0,
   ): Promise<Made> {
     const scheme = this.maker.schemes[String(steps)];
     const size = sizeOf(this.shape);
-    const fresh = scheme.noises.map((stream) => normals(seed, stream, n, size));
+    const fresh = scheme.noises.map((stream) =>
+      normals(seed, stream, row + n, size).subarray(row * size),
+    );
     const start = performance.now();
     let x: Float32Array = noise.map((value) => scheme.start * value);
     const path: Made["path"] = [];
@@ -57,7 +59,7 @@ export class TabMaker {
       });
       if (step.noisy) vectors.noise = fresh[draw++];
       for (let place = 0; place < step.asks.length; place++, asked++) {
-        vectors[`answer ${place}`] = await this.answer(scheme, step.asks[place], vectors, n, wish);
+        vectors[`answer ${place}`] = await this.answer(step.asks[place], vectors, n, wish);
       }
       x = combine(step.result, vectors, x.length);
       if (step.memory) {
@@ -70,8 +72,7 @@ export class TabMaker {
 
   /** x0_hat = skip x + out F(in x, level, end, condition). */
   private async answer(
-    _: Scheme,
-    ask: Scheme["steps"][0]["asks"][0],
+    ask: Ask,
     vectors: Vectors,
     n: number,
     wish: Wish,
