@@ -2,9 +2,10 @@
 
     python benchmarks/page.py runs/demo digits --clicks 30
 
-For each run: seconds from the opening until the samples of one step are there, the time of one sample of one step (the median
-over clicks and what nine of ten stay below), PyTorch's for the same sample with one thread, in turn
-with the clicks, and the largest difference of samples in shades of 255 (of arrays, in their units).
+For each run: seconds from the opening until the samples of one step are there; the time of one
+sample of one step, the median over clicks and what nine of ten stay below; PyTorch's for a sample
+with one thread, in turn with the clicks; and the largest difference of samples in shades of 255 (of
+arrays, in their units).
 Chromium has to be on the machine, or its path in BROWSER_PATH; it needs `fewstep[browser]`.
 """
 

@@ -67,7 +67,7 @@ class Reader:
             x = combine(step["result"], vectors)
             if step["memory"]:
                 past.append(tuple(combine(part, vectors) for part in step["memory"]))
-        units = session(self.files["units.onnx"])
+        units = session(self.files[self.maker["units"]])
         (result,) = units.run(None, {"x0": x.astype(np.float32)})
         return result
 
@@ -115,7 +115,7 @@ def test_of_every_kind_of_step(method, sampler):
 def test_the_check_is_the_default_s_samples():
     generator = of_name("dit")
     check = model_of(generator).facts["check"]
-    values = np.frombuffer(base64.b64decode(check["samples"]), "<f4")
+    values = np.frombuffer(base64.b64decode(check["samples"]), "<f8")
     truth = generator.sample(check["n"], steps=check["steps"], seed=0, cond=middle(generator))
     assert np.array_equal(values, truth.numpy().ravel())
 
@@ -135,8 +135,30 @@ def test_a_teacher_stands_beside():
     maker = made.facts["makers"][1]
     assert (maker["name"], maker["sampler_steps"]) == ("teacher", [20])
     close(sample(made, maker, 20, 3, 0), teacher.sample(3, sampler="dpmpp_2m", steps=20), 1e-4)
-    with pytest.raises(UserError, match="teacher = \\(4,\\): expected one of the shape"):
+    with pytest.raises(UserError, match=r"teacher = \(4,\): expected one of the shape"):
         model_of(student, small(shape=(4,), classes=3))
+    with pytest.raises(UserError, match=r"teacher = 'diffusion': expected another: .* not linear"):
+        model_of(student, teacher.with_sampler("addim"))
+
+
+def test_each_generator_has_its_own_units():
+    """The page draws both in the data's units, whatever each was trained in."""
+    student = small(classes=3, units=Units(5.0, 2.0))
+    teacher = small(method="diffusion", classes=3, units=Units(-3.0, 0.1))
+    made = model_of(student, teacher)
+    for maker, generator in zip(made.facts["makers"], (student, teacher), strict=True):
+        steps = maker["default"]
+        close(sample(made, maker, steps, 3, 0), generator.sample(3, steps=steps), 1e-4)
+
+
+def test_digits_beyond_float32_stay():
+    generator = small(units=Units(1e9, 1.0))
+    made = model_of(generator)
+    (student,) = made.facts["makers"]
+    own = sample(made, student, 1, 3, 0)
+    truth = generator.sample(3)
+    assert truth.dtype == torch.float64
+    assert np.abs(own - truth.numpy()).max() < 1e-5
 
 
 UNFIT = {

@@ -13,9 +13,9 @@ from fewstep.cli import main
 from fewstep.page import files
 from fewstep.page.model import Model
 from fewstep.serve.app import app
-from fewstep.serve.pages import pages
+from fewstep.serve.pages import Pages
 
-MADE = Model({"data": "rows"}, {"student.onnx": b"network", "units.onnx": b"units"})
+MADE = Model({"data": "rows"}, {"student.onnx": b"network", "student-units.onnx": b"units"})
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def built(tmp_path, monkeypatch):
 
 
 def client(make=lambda: MADE) -> TestClient:
-    return TestClient(app(fs.load("digits", device="cpu"), pages=pages(make)))
+    return TestClient(app(fs.load("digits", device="cpu"), pages=Pages(make).routes()))
 
 
 def test_files_come_by_their_names_alone():
@@ -61,7 +61,7 @@ def test_the_model_is_made_once_whoever_asks():
 
     with client(make) as one:
         assert not made
-        for path in ("/", "/model.json", "/units.onnx"):
+        for path in ("/", "/model.json", "/student-units.onnx"):
             assert one.get(path).status_code == 200
     assert len(made) == 1
     assert made[0] is not threading.main_thread()

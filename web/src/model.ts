@@ -37,6 +37,7 @@ export interface Maker {
   sampler_steps: number[];
   default: number;
   file: string | null;
+  units: string | null;
   why: string;
   inputs: Record<string, Input>;
   schemes: Record<string, Scheme>;

@@ -25,10 +25,10 @@ export class Network {
     return new Network(await ort.InferenceSession.create(content, options));
   }
 
-  async run(inputs: Record<string, ort.Tensor>): Promise<Float32Array> {
+  async run(inputs: Record<string, ort.Tensor>): Promise<Float32Array | Float64Array> {
     const results = await this.session.run(inputs);
     const [first] = Object.values(results);
-    const values = first.data as Float32Array;
+    const values = first.data as Float32Array | Float64Array;
     for (const one of Object.values(inputs)) one.dispose();
     return values;
   }

@@ -1,9 +1,9 @@
 // The page: what is asked for, the makers that answer, and where their samples are drawn.
 
 import { fromBase64, Maker, Model, readModel, sizeOf } from "./model";
-import { floats, Network, Wish } from "./network";
+import { Network, Wish } from "./network";
 import { normals } from "./random";
-import { Made, TabMaker } from "./scheme";
+import { TabMaker } from "./scheme";
 import { ask } from "./server";
 import {
   draw,
@@ -32,7 +32,6 @@ class Page {
   readonly count: number;
   readonly size: number;
   readonly tabs = new Map<string, TabMaker>();
-  units: Network | null = null;
   columns: Column[] = [];
   range: Range | null = null;
   selected = 0;
@@ -48,12 +47,12 @@ class Page {
     const { model } = this;
     document.title = `${model.data} · fewstep`;
     find("title").textContent = model.data;
-    if (model.makers.some((maker) => maker.file)) this.units = await Network.load("units.onnx");
     for (const maker of model.makers) {
-      if (maker.file) {
-        const network = await Network.load(maker.file);
-        this.tabs.set(maker.name, new TabMaker(maker, network, model.shape, model.conditions));
-      }
+      if (!maker.file || !maker.units) continue;
+      const network = await Network.load(maker.file);
+      const units = await Network.load(maker.units);
+      const tab = new TabMaker(maker, network, units, model.shape, model.conditions);
+      this.tabs.set(maker.name, tab);
     }
     this.build();
     await this.tell(); // first, since a network is slow at its first pass
@@ -84,18 +83,13 @@ class Page {
 
   /** The largest difference from samples that PyTorch made of the same seed. */
   private async difference(check: NonNullable<Model["check"]>): Promise<number> {
-    const truth = new Float32Array(fromBase64(check.samples).buffer);
+    const truth = new Float64Array(fromBase64(check.samples).buffer);
     const noise = normals(check.seed, "prior", check.n, this.size);
     const tab = this.tabs.get("student")!;
     const wish = { labels: this.labels(check.n, ""), values: {} };
     const made = await tab.make(noise, check.n, check.steps, check.seed, wish);
-    const own = await this.inUnits(made.x, check.n);
+    const own = await tab.inUnits(made.x, check.n);
     return truth.reduce((most, value, i) => Math.max(most, Math.abs(value - own[i])), 0);
-  }
-
-  /** Samples of the model's units in the data's. */
-  private async inUnits(x: Float32Array, n: number): Promise<Float32Array> {
-    return this.units!.run({ x0: floats(x, this.model.shape, n) });
   }
 
   private labels(n: number, choice: string): number[] | null {
@@ -288,7 +282,7 @@ class Page {
       for (const column of this.columns) {
         const made = await this.make(column.maker, this.count, column.steps, seed, wish);
         if (wanted !== this.wanted) return;
-        column.samples = { values: made.x, n: this.count };
+        column.samples = { values: made.values, n: this.count };
         this.range ??= rangeOf(this.model.view, this.model.shape, [column.samples]);
         this.show(column, made.seconds);
         if (!document.documentElement.dataset.ready) note("ready", performance.now() / 1e3);
@@ -310,11 +304,11 @@ class Page {
     steps: number,
     seed: number,
     wish: Wish,
-  ): Promise<Made> {
+  ): Promise<{ values: Float64Array; seconds: number }> {
     const tab = this.tabs.get(maker.name);
     if (!tab) return ask(this.model, n, steps, seed, wish);
     const made = await tab.make(normals(seed, "prior", n, this.size), n, steps, seed, wish);
-    return { ...made, x: await this.inUnits(made.x, n) };
+    return { values: await tab.inUnits(made.x, n), seconds: made.seconds };
   }
 
   private show(column: Column, seconds: number): void {
@@ -393,7 +387,7 @@ class Page {
     const made = await tab.make(this.noiseAt(place), 1, steps, seed, this.oneWish(), selected);
     const among = this.columns.find((one) => one.maker === tab.maker && one.steps === steps);
     const behind = isCloud(this.model.view) ? (among?.samples ?? null) : null;
-    const values = await this.inUnits(made.x, 1);
+    const values = await tab.inUnits(made.x, 1);
     draw(find<HTMLCanvasElement>("one"), { values, n: 1 }, this.frame, behind);
     find("one-caption").textContent = `One sample in ${milliseconds(made.seconds)}`;
     note("one", made.seconds);
@@ -426,7 +420,7 @@ class Page {
       caption.textContent = words;
       figure.append(canvas, caption);
       film.append(figure);
-      draw(canvas, { values: await this.inUnits(x, n), n }, { ...this.frame, selected: -1 });
+      draw(canvas, { values: await tab.inUnits(x, n), n }, { ...this.frame, selected: -1 });
     }
   }
 }

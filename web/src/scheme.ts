@@ -27,9 +27,15 @@ export class TabMaker {
   constructor(
     readonly maker: Maker,
     readonly network: Network,
+    readonly units: Network,
     readonly shape: number[],
     readonly conditions: Condition[],
   ) {}
+
+  /** Samples of the model's units in the data's, in float64. */
+  async inUnits(x: Float32Array, n: number): Promise<Float64Array> {
+    return Float64Array.from(await this.units.run({ x0: floats(x, this.shape, n) }));
+  }
 
   /** Samples of these unit normals [n, size]; further noise is the seed's, from that row on. */
   async make(

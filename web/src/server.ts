@@ -1,7 +1,6 @@
 // Samples that the server makes, where a network is too large for a tab or has no file.
 
 import { Model, reason } from "./model";
-import { Made } from "./scheme";
 import { Wish } from "./network";
 
 /** n samples in the data's units, by POST /v1/samples. */
@@ -11,7 +10,7 @@ export async function ask(
   steps: number,
   seed: number,
   wish: Wish,
-): Promise<Made> {
+): Promise<{ values: Float64Array; seconds: number }> {
   const body: Record<string, unknown> = { n, steps, seed, format: "json" };
   const cond: Record<string, unknown> = {};
   for (const one of model.conditions) {
@@ -30,7 +29,7 @@ export async function ask(
   if (!answer.ok) throw new Error(await reason(answer, "the server"));
   const values = (await answer.json()).samples.flat(Infinity) as number[];
   const seconds = (performance.now() - start) / 1e3;
-  return { x: Float32Array.from(values), path: [], seconds };
+  return { values: Float64Array.from(values), seconds };
 }
 
 /** Nested lists of that shape. */

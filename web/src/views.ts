@@ -3,7 +3,7 @@
 import { sizeOf, View } from "./model";
 
 export interface Samples {
-  values: Float32Array; // [n, size] in the data's units
+  values: Float64Array; // [n, size] in the data's units
   n: number;
 }
 
@@ -47,7 +47,7 @@ export function layout(view: View, shape: number[]): { variables: number; places
 
 /** The range of each variable, with a little room; of samples that are far out the middle 99 %. */
 export function rangeOf(view: View, shape: number[], all: Samples[]): Range {
-  const values = Float32Array.from(all.flatMap((one) => [...one.values]));
+  const values = Float64Array.from(all.flatMap((one) => [...one.values]));
   const { variables } = layout(view, shape);
   const isLast = isCloud(view);
   const size = sizeOf(shape);
@@ -56,7 +56,7 @@ export function rangeOf(view: View, shape: number[], all: Samples[]): Range {
       const place = i % size;
       return (isLast ? place % variables : Math.floor(place / (size / variables))) === variable;
     });
-    const sorted = Float32Array.from(own.filter(Number.isFinite)).sort();
+    const sorted = Float64Array.from(own.filter(Number.isFinite)).sort();
     if (!sorted.length) return [-1, 1];
     const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))];
     const [low, high] = [at(0.005), at(0.995)];

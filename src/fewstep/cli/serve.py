@@ -143,11 +143,12 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
     from fewstep.serve.app import app
     from fewstep.serve.facts import name
     from fewstep.serve.hosts import LOOPBACK
-    from fewstep.serve.pages import pages
+    from fewstep.serve.pages import Pages
     from fewstep.serve.server import address, is_loopback, server
 
     bare, teacher = generators(args)
     generator = compile_passes(bare, args.compile, args.quiet)
+    pages = Pages(lambda: model_of(bare, teacher, args.half))
     is_private = is_loopback(one)
     if not is_private:
         line = "is open to all who reach this machine: there is no password"
@@ -159,10 +160,12 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
         workers=args.workers,
         thread_count=args.threads,
         hosts=(*LOOPBACK, args.host) if is_private else (),
-        pages=pages(lambda: model_of(bare, teacher, args.half)) if files.is_built() else (),
+        pages=pages.routes() if files.is_built() else (),
     )
 
     def announce() -> None:
+        if files.is_built():
+            pages.begin()  # before somebody opens it
         if not args.quiet:
             if not files.is_built():
                 print(f"fewstep: {files.NOT_BUILT}", file=sys.stderr)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fewstep.base.conditions import DTYPES, Kind, kinds, leaves
 from fewstep.base.errors import UserError, require
@@ -32,7 +31,6 @@ MOST = 2**26  # bytes of weights that a browser tab is given
 CHECKED = 4  # samples that the page makes again and compares
 WIDEST = 16  # numbers of a condition that have a control each
 DATA = "model.json"
-UNITS = "units.onnx"
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,7 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
     files: dict[str, bytes] = {}
     makers = [_maker("student", generator, counts_of(generator), half, files)]
     if teacher is not None:
-        same = (teacher.facts.shape, teacher.facts.cond) == (facts.shape, facts.cond)
-        need = f"one of the shape and conditions of the run, {facts.shape}"
-        require(same, "teacher", teacher.facts.shape, need)
-        makers.append(_maker("teacher", teacher, [teacher.default_steps()], half, files))
-    if files:
-        files[UNITS] = _units(generator)
+        makers.append(_teacher(teacher, generator, half, files))
     view = facts.look
     grey = view.black_and_white
     return Model(
@@ -79,10 +72,26 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
             "labels": labels(generator),
             "conditions": conditions(generator),
             "makers": makers,
-            "check": _check(generator) if files else None,
+            "check": _check(generator) if makers[0]["file"] else None,
         },
         files,
     )
+
+
+def _teacher(
+    teacher: Generator, generator: Generator, half: bool, files: dict[str, bytes]
+) -> dict[str, Any]:
+    """The generator beside. Raises UserError for one that samples something else."""
+    one, other = (
+        (facts.shape, facts.cond, facts.names.classes) for facts in (teacher.facts, generator.facts)
+    )
+    need = f"one of the shape and conditions of the run, {generator.facts.shape}"
+    require(one == other, "teacher", teacher.facts.shape, need)
+    result = _maker("teacher", teacher, [teacher.default_steps()], half, files)
+    # The server that stands in for a tab has the run's own generator alone.
+    need = f"another: {result['why']}"
+    require(result["file"] is not None, "teacher", result["method"], need)
+    return result
 
 
 def about(generator: Generator) -> dict[str, Any]:
@@ -178,6 +187,7 @@ def _maker(
         "sampler_steps": list(counts),
         "default": generator.default_steps(),
         "file": None,
+        "units": None,
         "why": "",
         "schemes": {},
     }
@@ -186,15 +196,15 @@ def _maker(
         content = network_file(generator, list(schemes.values()), half)
     except UserError as error:
         return {**result, "why": str(error)}
-    file = f"{name}.onnx"
-    files[file] = content
+    file, units = f"{name}.onnx", f"{name}-units.onnx"
+    files[file], files[units] = content, _units(generator)
     inputs = pass_shapes(generator, next(iter(schemes.values())))
     shapes = {
         key: {"dtype": dtype_name(dtype), "shape": list(shape)}
         for key, (dtype, shape) in inputs.items()
     }
     texts = {str(count): scheme_json(generator, one) for count, one in schemes.items()}
-    return {**result, "file": file, "inputs": shapes, "schemes": texts}
+    return {**result, "file": file, "units": units, "inputs": shapes, "schemes": texts}
 
 
 def scheme_of(generator: Generator, steps: int) -> Scheme:
@@ -226,17 +236,8 @@ def _units(generator: Generator) -> bytes:
     """Samples in the model's units -> in the data's, as an ONNX file."""
     facts = generator.facts
     module = ToUser(facts.units, len(facts.shape) + 1)
-    module.forward = _float32(module.forward)  # type: ignore[method-assign]
     program = trace_module(module, {"x0": (torch.float32, facts.shape)}, (), "of the units")
     return onnx_bytes(program, ["x0"], {}, "of the units")
-
-
-def _float32(forward: Any) -> Any:
-    def run(x0: Tensor) -> Tensor:
-        result: Tensor = forward(x0)
-        return result.float()
-
-    return run
 
 
 def scheme_json(generator: Generator, one: Scheme) -> dict[str, Any]:
@@ -264,6 +265,6 @@ def _check(generator: Generator) -> dict[str, Any]:
     steps = generator.default_steps()
     own = generator.to("cpu")
     samples = own.sample(CHECKED, steps=steps, seed=0, cond=middle(generator))
-    values = np.ascontiguousarray(samples.numpy().astype("<f4"))
+    values = np.ascontiguousarray(samples.numpy().astype("<f8"))
     text = base64.b64encode(values.tobytes()).decode()
     return {"seed": 0, "n": CHECKED, "steps": steps, "samples": text}

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from fewstep.page import files
-from fewstep.page.model import DATA, UNITS, Model
+from fewstep.page.model import DATA, Model
 from fewstep.serve.app import plainly
 
 # Scripts and connections are the page's own alone; WebAssembly is compiled.
@@ -27,12 +27,19 @@ _HEADERS = {
 }
 _MODELS = {
     DATA: "application/json",
-    **dict.fromkeys(("student.onnx", "teacher.onnx", UNITS), "application/octet-stream"),
+    **{
+        f"{name}{part}.onnx": "application/octet-stream"
+        for name in ("student", "teacher")
+        for part in ("", "-units")
+    },
 }
 
 
-class ModelFiles:
-    """The files of a model, which are made once, in a thread of their own."""
+class Pages:
+    """The page and the files of a model, which are made once, in a thread of their own.
+
+    make: the model, which takes seconds.
+    """
 
     def __init__(self, make: Callable[[], Model]) -> None:
         self.make = make
@@ -59,22 +66,17 @@ class ModelFiles:
             return Response(status_code=404)
         return Response(content, 200, _HEADERS, media)
 
-
-def pages(make: Callable[[], Model]) -> list[BaseRoute]:
-    """The page at /, and its files by their names alone. Raises UserError where it was not built.
-
-    make: the model, which takes seconds.
-    """
-    model = ModelFiles(make)
-    own = files.own_files()
-    paths = {name: "/" if name == files.INDEX else f"/{name}" for name in own}
-    return [
-        *(
-            Route(paths[name], plainly(partial(model.page, content, files.MEDIA[name])))
-            for name, content in own.items()
-        ),
-        *(
-            Route(f"/{name}", plainly(partial(model.file, name, media)))
-            for name, media in _MODELS.items()
-        ),
-    ]
+    def routes(self) -> list[BaseRoute]:
+        """The page at /, and files by their names alone. Raises UserError where none was built."""
+        own = files.own_files()
+        paths = {name: "/" if name == files.INDEX else f"/{name}" for name in own}
+        return [
+            *(
+                Route(paths[name], plainly(partial(self.page, content, files.MEDIA[name])))
+                for name, content in own.items()
+            ),
+            *(
+                Route(f"/{name}", plainly(partial(self.file, name, media)))
+                for name, media in _MODELS.items()
+            ),
+        ]
