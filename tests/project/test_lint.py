@@ -52,6 +52,8 @@ AUDITED = {
         (f"fewstep/serve/{name}.py", "network"): "the one package that listens, because asked to"
         for name in ("answers", "app", "body", "connection", "hosts", "pages", "server")
     },
+    ("fewstep/watch/app.py", "network"): "pages of runs, which the package serve listens for",
+    ("fewstep/cli/watch.py", "network"): "says which packages are missing, and listens by them",
     ("fewstep/cli/serve.py", "network"): "says which packages are missing, and listens by them",
     (
         "fewstep/foreign/reading.py",

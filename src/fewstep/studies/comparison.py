@@ -180,9 +180,7 @@ class Comparison:
 
     def write(self, path: Path) -> None:
         """A page with the table and the learning curves."""
-        page = report.page(
-            self.title, self.notes(), self.sections(), note=f"fewstep {__version__}"
-        )
+        page = report.page(self.title, self.notes(), self.sections(), note=f"fewstep {__version__}")
         with storage(f"cannot write {path}"):
             report.write(path, page)
 
