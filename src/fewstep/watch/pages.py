@@ -76,8 +76,8 @@ html.lost::before { content: "The server does not answer: what is here is old.";
   #runs tr { border-bottom: 1px solid #ddd; padding: .5rem 0 }
   #runs td { display: inline-block; border: 0; padding: 0 .9rem 0 0 }
   #runs td:nth-child(5)::before { content: "loss " }
-  #runs td:nth-child(6)::after { content: " samples/s" }
-  #runs td:nth-child(7)::after { content: " left" }
+  #runs td:nth-child(6):not(:empty)::after { content: " samples/s" }
+  #runs td:nth-child(7):not(:empty)::after { content: " left" }
   #runs td:nth-child(8)::before { content: "written " }
   #settings td { overflow-wrap: anywhere }
 }
@@ -141,8 +141,8 @@ def row_of(look: Look) -> list[str]:
         bar(look),
         f"{look.step} of {look.steps}" if look.steps else f"{look.step}",
         word(look.loss),
-        "-" if look.speed is None else f"{look.speed:.0f}",
-        "-" if look.seconds_left is None else duration(look.seconds_left),
+        "" if look.speed is None else f"{look.speed:.0f}",
+        "" if look.seconds_left is None else duration(look.seconds_left),
         ago(look.written),
         f"{run.method} on {run.data}" if run else "-",
     ]
