@@ -38,9 +38,9 @@ class Doctor:
         record = checkpoint.record
         fingerprint = record.fingerprint or ""
         with self.lock:
-            known = self.outcomes.get(fingerprint)
-            if known is not None:
-                self.last[number] = known
+            before = self.outcomes.get(fingerprint)
+            if before is not None:
+                self.last[number] = before
                 return True
             if self.patient is not None:
                 return self.patient[0] == number

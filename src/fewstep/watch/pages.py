@@ -143,7 +143,7 @@ def row_of(look: Look) -> list[str]:
         word(look.loss),
         "" if look.speed is None else f"{look.speed:.0f}",
         "" if look.seconds_left is None else duration(look.seconds_left),
-        ago(look.written),
+        ago(look.last_write),
         f"{run.method} on {run.data}" if run else "-",
     ]
 
@@ -184,7 +184,7 @@ def of_run(look: Look, outcome: Outcome | None, is_asked: bool, drawings: Drawin
         facts.append(f"{look.speed:.0f} samples/s")
     if look.seconds_left is not None:
         facts.append(f"{duration(look.seconds_left)} left")
-    facts.append(f"written {ago(look.written)}")
+    facts.append(f"written {ago(look.last_write)}")
     state = Section(
         title="State",
         verdict=(COLOUR[look.state], look.state),

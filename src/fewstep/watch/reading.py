@@ -115,7 +115,7 @@ class Look:
     checkpoint: Checkpoint | None  # the newest, whose tensors nobody looked at
     incidents: list[Incident]
     picture: tuple[Path, bytes] | None  # the newest whole one
-    written: float | None  # when a file was last written, in seconds since 1970
+    last_write: float | None  # when a file was last written, in seconds since 1970
     is_held: bool  # by a process that trains it
     problems: list[str] = field(default_factory=list)
 
@@ -204,7 +204,7 @@ class Reader:
             checkpoint=checkpoint,
             incidents=attempt(problems, "incidents", incidents, folder, problems) or [],
             picture=attempt(problems, "samples", picture, folder, problems),
-            written=attempt(problems, "the folder", last_change, folder),
+            last_write=attempt(problems, "the folder", last_change, folder),
             is_held=bool(attempt(problems, LOCK, is_held, self.folder)),
             problems=[*dict.fromkeys(problems)],
         )
@@ -328,8 +328,8 @@ def is_held(folder: Path) -> bool:
         about = document(file.read(4097), path, 4096) if path.stat().st_size else {}
     if isinstance(about, dict) and str(about.get("host"))[:64] == platform.node()[:64]:
         return is_alive(about.get("pid"))
-    changed = last_change(RunFolder(folder))
-    return changed is not None and time.time() - changed < QUIET
+    when = last_change(RunFolder(folder))
+    return when is not None and time.time() - when < QUIET
 
 
 def is_alive(pid: Any) -> bool:
