@@ -57,7 +57,7 @@ def shoot(folder, shots):
     thread.join()
 
 
-def shrink(file, colours=128):
+def shrink(file, colours=256):
     Image.open(file).convert("RGB").quantize(colours).save(file, optimize=True)
 
 
@@ -77,7 +77,7 @@ def main():
         running = train(folder / "tcm")
         while not (folder / "tcm/checkpoints/step-1500").is_dir():
             time.sleep(0.5)
-        shoot(folder, [(HERE / "watch.png", "/run/0", 960, 1180, "light")])
+        shoot(folder, [(HERE / "watch.png", "/run/0", 960, 1500, "light")])
         running.terminate()
         running.wait()
     shrink(HERE / "watch.png")

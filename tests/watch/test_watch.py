@@ -205,6 +205,9 @@ def test_an_incident_is_shown_with_its_reason(client, folder):
     settings = json.loads((folder / "run.json").read_text()) | {"iterations": 60}
     (folder / "run.json").write_text(json.dumps(settings))
     assert state(client) == "incident"
+    about = {"pid": os.getpid(), "host": platform.node()}
+    (folder / "lock").write_text(json.dumps(about))
+    assert state(client) == "training"  # it goes on
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from fewstep.run.checkpoint import Checkpoint, RunFolder, peek
 from fewstep.run.config import MOST_BYTES, MOST_COUNT, Run, read_run
 from fewstep.run.lock import NAME as LOCK
 from fewstep.studies import sweep
-from fewstep.training.log import is_step
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -120,10 +119,6 @@ class Look:
     problems: list[str] = field(default_factory=list)
 
     @property
-    def step_rows(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows if is_step(row)]
-
-    @property
     def step(self) -> int:
         """The newest step that the log or a checkpoint has."""
         steps = [self.rows[-1]["step"]] if self.rows else []
@@ -137,13 +132,13 @@ class Look:
 
     @property
     def state(self) -> str:
-        """incident, done, training or stopped."""
-        last = max((one.step for one in self.incidents), default=-1)
-        if last >= self.step and not (self.steps and self.step >= self.steps):
-            return "incident"
+        """training, done, incident (and not gone on since) or stopped."""
         if self.is_held:
             return "training"
-        return "done" if self.steps and self.step >= self.steps else "stopped"
+        if self.steps and self.step >= self.steps:
+            return "done"
+        last = max((one.step for one in self.incidents), default=-1)
+        return "incident" if last >= self.step else "stopped"
 
     @property
     def loss(self) -> float | None:
@@ -237,7 +232,8 @@ class LogReader:
         lines = [row_of(line) for line in whole.split(b"\n") if line]
         rows = [row for row in lines if row is not None]
         self.bad += len(lines) - len(rows)
-        self.rows = [*self.rows, *rows]  # who has the list before keeps it
+        if rows:
+            self.rows = [*self.rows, *rows]  # who has the list before keeps it
         if rest:
             problems.append("metrics.jsonl: its last line is not whole yet")
         if self.bad:
