@@ -66,7 +66,7 @@ def main() -> None:
         axes.add_patch(box)
         axes.text(0.83, row, package, ha="center", va="center", fontsize=11, weight="bold")
         axes.text(1.78, row, ROLES[package], va="center", fontsize=10)
-    axes.set(xlim=(-5.3, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
+    axes.set(xlim=(-6.3, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
     axes.axis("off")
     file = Path(__file__).with_suffix(".png")
     figure.savefig(file, dpi=100)
