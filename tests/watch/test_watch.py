@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import platform
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
+from subprocess import PIPE
 
 import pytest
 from starlette.testclient import TestClient
@@ -351,6 +356,19 @@ def test_the_schedule_is_that_of_the_log(trained, monkeypatch):
         one = fs.recipes.toy(iterations=40, method=name)
         drawings = schedule(one, getattr(fs.methods, name)(), 10)
         assert all(image.startswith(b"\x89PNG") for image in drawings.values())
+
+
+def test_a_signal_ends_the_command_whatever_the_doctor_does(folder):
+    command = [sys.executable, "-m", "fewstep", "watch", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        place = re.search(r"1 run at http://(127\.0\.0\.1):(\d+)", process.stdout.readline())
+        connection = http.client.HTTPConnection(place[1], int(place[2]), timeout=20)
+        with closing(connection):
+            connection.request("GET", "/run/0/doctor/start", headers={"Connection": "close"})
+            assert connection.getresponse().status == 303
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
 
 
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):

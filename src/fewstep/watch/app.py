@@ -41,12 +41,13 @@ _STYLE = re.compile("<style>(.*?)</style>", re.DOTALL)
 SITES = (None, "same-origin", "none")  # where a request may come from that starts work
 
 
-def app(runs: Runs, *, device: str = "cpu", hosts: Sequence[str] = ()) -> Starlette:
+def app(runs: Runs, doctor: Doctor | None = None, *, hosts: Sequence[str] = ()) -> Starlette:
     """The runs as an ASGI application, which writes nothing into them.
 
-    device: the doctor's. hosts: the names that a Host header may have; none: any.
+    doctor: who is asked; left out, one on the CPU. hosts: the names that a Host header may have;
+    none: any.
     """
-    service = Service(runs, device)
+    service = Service(runs, doctor or Doctor("cpu"))
     routes = [
         Route("/", plainly(service.all)),
         Route("/compare", plainly(service.comparison)),
@@ -68,9 +69,9 @@ def app(runs: Runs, *, device: str = "cpu", hosts: Sequence[str] = ()) -> Starle
 class Service:
     """The runs and their doctor, and how requests are answered."""
 
-    def __init__(self, runs: Runs, device: str) -> None:
+    def __init__(self, runs: Runs, doctor: Doctor) -> None:
         self.runs = runs
-        self.doctor = Doctor(device)
+        self.doctor = doctor
         self.drawings = pages.Drawings()
         # One thread, since matplotlib's settings are the process's.
         self.drawer = ThreadPoolExecutor(1, "fewstep-watch")
