@@ -24,9 +24,12 @@ ROLES = {
     "training": "the loop and all it needs: batches, step, log, processes, incidents",
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
     "studies": "many runs side by side: sweeps of settings, comparisons of run folders",
+    "bench": "what a step or sample takes beside the bare network",
     "export": "generators as ONNX, torch.export and plain Python",
     "pipelines": "text to image: networks of diffusers' pipelines, prompts as labels",
+    "page": "a generator as a page that samples in the browser",
     "serve": "a generator over HTTP: queue, batches, limits",
+    "watch": "runs as pages while they train",
     "cli": "one thin file for each verb",
 }
 COLOURS = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]
@@ -63,7 +66,7 @@ def main() -> None:
         axes.add_patch(box)
         axes.text(0.83, row, package, ha="center", va="center", fontsize=11, weight="bold")
         axes.text(1.78, row, ROLES[package], va="center", fontsize=10)
-    axes.set(xlim=(-5.3, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
+    axes.set(xlim=(-6.3, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
     axes.axis("off")
     file = Path(__file__).with_suffix(".png")
     figure.savefig(file, dpi=100)

@@ -26,6 +26,7 @@ EXCEPTIONS = [
     Special(r"make ", "left", "targets of make: tests/project/test_readme.py"),
     Special(r"pip install", "left", "installs packages"),
     Special(r"fewstep serve digits", "parsed", "it listens until a signal: tests/serve"),
+    Special(r"fewstep watch ", "parsed", "it listens until a signal: tests/watch"),
     Special(r"curl ", "left", "asks a server: tests/serve"),
     Special(
         r"fewstep (distill|frontier runs/sd|(sample|eval) runs/(sd|map)) ",

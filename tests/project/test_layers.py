@@ -32,6 +32,7 @@ PACKAGES = (
     "pipelines",
     "page",
     "serve",
+    "watch",
     "cli",
 )
 FACE = {"__init__.py", "__main__.py"}

@@ -49,9 +49,14 @@ AUDITED = {
         for name in ("ranks", "watch")
     },
     **{
-        (f"fewstep/serve/{name}.py", "network"): "the one package that listens, because asked to"
+        (
+            f"fewstep/serve/{name}.py",
+            "network",
+        ): "the one package that opens a port, because asked to"
         for name in ("answers", "app", "body", "connection", "hosts", "pages", "server")
     },
+    ("fewstep/watch/app.py", "network"): "pages of runs, which the package serve listens for",
+    ("fewstep/cli/watch.py", "network"): "says which packages are missing, and listens by them",
     ("fewstep/cli/serve.py", "network"): "says which packages are missing, and listens by them",
     (
         "fewstep/foreign/reading.py",

@@ -16,6 +16,7 @@ VERBS = {
     "sample": "draw samples from a trained generator",
     "edit": "fill in, colour or sharpen what is there, by a trained generator",
     "serve": "answer requests for samples over HTTP",
+    "watch": "show runs as pages while they train",
     "eval": "score a generator against held-out data",
     "reference": "measure the statistics of a data set that eval compares with",
     "variance": "measure the variance that the sampler addim takes",

@@ -180,19 +180,25 @@ class Comparison:
 
     def write(self, path: Path) -> None:
         """A page with the table and the learning curves."""
+        page = report.page(self.title, self.notes(), self.sections(), note=f"fewstep {__version__}")
+        with storage(f"cannot write {path}"):
+            report.write(path, page)
+
+    @property
+    def title(self) -> str:
+        return f"Comparison of {len(self.subjects)} runs"
+
+    def sections(self) -> list[Section]:
+        """The table and the learning curves."""
         head, rows = self.table()
         names = [[one.name] for one in self.subjects]
         curves = learning_curves(dict(zip(self.titles, names, strict=True)))
         alike = [f"{name} = {word(value)}" for name, value in self.alike.items()]
-        sections = [
+        return [
             Section(title="What differs", tables=[report.Table(head, rows)]),
             Section(title="Learning curves", figures=[curves]),
             Section(title="What is alike", text=[", ".join(alike)]),
         ]
-        title = f"Comparison of {len(self.subjects)} runs"
-        page = report.page(title, self.notes(), sections, note=f"fewstep {__version__}")
-        with storage(f"cannot write {path}"):
-            report.write(path, page)
 
 
 def word(value: Any) -> str:

@@ -17,10 +17,12 @@ from fewstep.training.scores import best_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 PANELS = {"loss": "loss", "lr": "learning rate", "grad_norm": "norm of the gradient"}
 SMOOTH = 25  # windows of the smooth line over all rows
 DPI = 110
+WIDTH, HEIGHT = 4.2, 2.8  # inches of a quantity alone
 
 
 def curves(rows: Sequence[Row], run: Run) -> bytes:
@@ -28,21 +30,49 @@ def curves(rows: Sequence[Row], run: Run) -> bytes:
 
     Raises UserError without matplotlib.
     """
-    scores = {name for row in rows for name in row if name.startswith(SCORE)}
-    panels = PANELS | {name: name.removeprefix(SCORE) for name in sorted(scores)}
+    own = titles(rows)
     with figures.style():
-        drawing, plots = figures.axes(len(panels), width=3.4 * len(panels), height=3.0)
-        for ax, (name, title) in zip(plots, panels.items(), strict=True):
-            _panel(ax, rows, name)
-            for text, step in beginnings(rows, run).items():
-                label = text if ax is plots[0] else None
-                ax.axvline(step, color="#777777", linewidth=0.8, linestyle=":", label=label)
-            ax.set(xlabel="step", title=title)
-            if ax.get_legend_handles_labels()[1]:
-                ax.legend()
+        drawing, plots = figures.axes(len(own), width=3.4 * len(own), height=3.0)
+        for ax, (name, title) in zip(plots, own.items(), strict=True):
+            _draw(ax, rows, run, name, title, has_names=ax is plots[0])
+    return png_of(drawing)
+
+
+def panels(rows: Sequence[Row], run: Run) -> dict[str, bytes]:
+    """The same, each quantity a PNG of its own, by its title. Raises UserError."""
+    result = {}
+    for name, title in titles(rows).items():
+        with figures.style():
+            drawing, (ax,) = figures.axes(width=WIDTH, height=HEIGHT)
+            _draw(ax, rows, run, name, title, has_names=True)
+        result[title] = png_of(drawing)
+    return result
+
+
+def titles(rows: Sequence[Row]) -> dict[str, str]:
+    """What is drawn, by its name in the log."""
+    scores = {name for row in rows for name in row if name.startswith(SCORE)}
+    return PANELS | {name: name.removeprefix(SCORE) for name in sorted(scores)}
+
+
+def png_of(drawing: Drawing) -> bytes:
+    """The drawing as a PNG."""
     file = io.BytesIO()
     figures.png(drawing, file, DPI)
     return file.getvalue()
+
+
+def _draw(
+    ax: Axes, rows: Sequence[Row], run: Run, name: str, title: str, *, has_names: bool
+) -> None:
+    """One quantity, and lines where stages and the extension begin; has_names: with their names."""
+    _panel(ax, rows, name)
+    for text, step in beginnings(rows, run).items():
+        label = text if has_names else None
+        ax.axvline(step, color="#777777", linewidth=0.8, linestyle=":", label=label)
+    ax.set(xlabel="step", title=title)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend()
 
 
 def _panel(ax: Axes, rows: Sequence[Row], name: str) -> None:

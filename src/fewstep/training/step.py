@@ -140,16 +140,21 @@ def _weights_normalised(state: State) -> Iterator[None]:
 
 def learning_rate(stage: Stage, state: State, progress: float) -> float:
     """The learning rate of the next step; progress: the share of its stage before it."""
+    return rate_at(stage, state.step, progress, state.frozen is not None)
+
+
+def rate_at(stage: Stage, step: int, progress: float, has_frozen: bool) -> float:
+    """The learning rate of the step that follows so many; has_frozen: behind another stage."""
     run = stage.run
     age = run.age or 0
     clock, steps = progress, stage.last - stage.first
     if run.lr_clock == "run":
         steps = age + run.iterations
-        clock = (age + run.schedule_step(state.step)) / steps
+        clock = (age + run.schedule_step(step)) / steps
     # The first rate of a warm-up is 0: a single step would train nothing.
     warmup = run.warmup if steps > 1 else 0.0
     rate = run.lr * optimizers.lr_factor(clock, warmup, run.constant, run.final, run.decay)
-    return rate if state.frozen is None else rate * run.stage_lr
+    return rate * run.stage_lr if has_frozen else rate
 
 
 def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:

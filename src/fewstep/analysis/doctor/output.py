@@ -21,7 +21,7 @@ WIDTH = 116
 ALWAYS = ("loss by noise level", "denoising by noise level")  # tables that are always printed
 _SAMPLES = "Samples of the average, all from the same noise, beside rows of the data."
 _NO_SAMPLES = "Not drawn: a teacher is examined by its answers, and no run says how it is sampled."
-_COLOUR = {"ok": "good", "watch": "open", "broken": "bad"}
+COLOUR = {"ok": "good", "watch": "open", "broken": "bad"}
 
 
 def text(examination: Examination, *, full: bool = False) -> str:
@@ -141,7 +141,7 @@ def write_page(examination: Examination, folder: Path, subject: Subject | None =
     UserError without matplotlib or jinja2.
     """
     sections = [_samples(subject, folder / "samples.png")]
-    sections += [_section(measure, folder) for measure in examination.measures]
+    sections += [section(measure, folder) for measure in examination.measures]
     lead = [examination.about, overall(examination)]
     page = report.page(f"Examination of {examination.name}", lead, sections)
     return report.write(folder / "doctor.html", page)
@@ -161,13 +161,15 @@ def _samples(subject: Subject | None, path: Path) -> report.Section:
     return report.Section(title="samples", figures=[figure])
 
 
-def _section(measure: Measure, folder: Path) -> report.Section:
+def section(measure: Measure, folder: Path | None = None) -> report.Section:
+    """A measure's part of a page; folder: where its figure goes as a PNG too."""
     figures = []
     if measure.name in ALWAYS and measure.rows:
         drawing, places = report.axes(len(_curves(measure)))
         draw(places, measure)
-        folder.mkdir(parents=True, exist_ok=True)
-        report.png(drawing, folder / f"{measure.name.replace(' ', '-')}.png")
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            report.png(drawing, folder / f"{measure.name.replace(' ', '-')}.png")
         figures = [report.Figure(report.svg(drawing), f"{measure.name}: its table as curves")]
     tables = []
     if measure.rows:
@@ -179,7 +181,7 @@ def _section(measure: Measure, folder: Path) -> report.Section:
     ]
     return report.Section(
         title=measure.name,
-        verdict=None if measure.missing else (_COLOUR[measure.severity], measure.severity),
+        verdict=None if measure.missing else (COLOUR[measure.severity], measure.severity),
         text=[f"not measured: {measure.missing}"] if measure.missing else messages,
         figures=figures,
         tables=tables,

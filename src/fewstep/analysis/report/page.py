@@ -66,19 +66,31 @@ def pictures(path: Path, alt: str, caption: str = "") -> Figure:
     return Figure(path.read_bytes(), alt, caption, "image/png")
 
 
-def page(title: str, lead: Sequence[str], sections: Sequence[Section], *, note: str = "") -> str:
+def page(
+    title: str,
+    lead: Sequence[str],
+    sections: Sequence[Section],
+    *,
+    note: str = "",
+    style: str = "",
+    script: str = "",
+) -> str:
     """The whole page: title, opening paragraphs, sections, and a note on how it was made.
 
-    All arguments are text and are escaped. Raises UserError without jinja2.
+    style: more rules of CSS. script: the path of a script. All else is text and is escaped, but for
+    what is markupsafe's Markup. Raises UserError without jinja2.
     """
     try:
         from jinja2 import Environment
+        from markupsafe import Markup
     except ImportError:
         raise UserError("reports need jinja2: pip install 'fewstep[report]'") from None
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         _TEMPLATE
     )
-    return template.render(title=title, lead=lead, sections=sections, note=note, verdicts=VERDICTS)
+    own = Markup(style)
+    words = {"title": title, "lead": lead, "sections": sections, "note": note}
+    return template.render(**words, verdicts=VERDICTS, style=own, script=script)
 
 
 def write(path: Path, html: str) -> Path:
@@ -114,12 +126,18 @@ td.number { white-space: nowrap }
 thead th { border-bottom: 1.5px solid #555 }
 tr.strong td { font-weight: 600 }
 .verdict { font-weight: 600 }
+{% for name, colour in verdicts.items() %}
+.verdict.{{ name }} { color: {{ colour }} }
+{% endfor %}
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: .8rem }
 summary { cursor: pointer; color: #555; font-size: .9rem }
 @media print { body { margin: 0; max-width: none } details { display: none }
   h2 { break-after: avoid } .scroll { overflow: visible } td.number { white-space: normal }
   figure, table { break-inside: avoid } }
-</style>
+{{ style }}</style>
+{% if script %}
+<script src="{{ script }}" defer></script>
+{% endif %}
 <h1>{{ title }}</h1>
 {% for part in lead %}
 <p>{{ part }}</p>
@@ -128,7 +146,7 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 <section id="{{ section.anchor }}">
 <h2>{{ section.title }}</h2>
 {% if section.verdict %}
-<p class="verdict" style="color: {{ verdicts[section.verdict[0]] }}">{{ section.verdict[1] }}</p>
+<p class="verdict {{ section.verdict[0] }}">{{ section.verdict[1] }}</p>
 {% endif %}
 {% for part in section.text %}
 <p>{{ part }}</p>

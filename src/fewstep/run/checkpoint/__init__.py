@@ -12,7 +12,7 @@ from fewstep.run.checkpoint.format import (
     state_fingerprint,
     whole_fingerprint,
 )
-from fewstep.run.checkpoint.io import read, write, write_shards
+from fewstep.run.checkpoint.io import peek, read, write, write_shards
 from fewstep.run.checkpoint.saver import Saver
 from fewstep.run.checkpoint.schema import FORMAT
 from fewstep.run.checkpoint.single import is_single, read_single, write_single
@@ -26,6 +26,7 @@ __all__ = [
     "Saver",
     "fingerprint",
     "is_single",
+    "peek",
     "read",
     "read_single",
     "replace_file",
