@@ -113,7 +113,17 @@ def trial(path: Path, args: argparse.Namespace) -> None:
     """One run of the server, between two of the bare loop."""
     batch = args.batch
     before = bare(path, batch, args.seconds / 2, args.threads)
-    words = ["serve", str(path), "--port", "0", "--device", "cpu", "--batch", str(batch)]
+    words = [
+        "serve",
+        str(path),
+        "--no-page",
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        "--batch",
+        str(batch),
+    ]
     server = subprocess.Popen(
         [sys.executable, "-m", "fewstep", *words], stdout=subprocess.PIPE, text=True
     )

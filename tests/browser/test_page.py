@@ -21,7 +21,7 @@ from fewstep.page import files, model
 from fewstep.page.model import middle, model_of
 from fewstep.serve.app import app
 from fewstep.serve.limits import Limits
-from fewstep.serve.pages import Pages
+from fewstep.serve.pages import pages
 from fewstep.serve.server import address, bind, server
 from tests.export.generators import small
 
@@ -182,7 +182,7 @@ def test_the_command_serves_it(open_tab):
 def served(generator):
     """Its address, on a server in another thread."""
     with bind("127.0.0.1", 0) as one:
-        routes = Pages(lambda: model_of(generator)).routes()
+        routes = pages(model_of(generator))
         ready = threading.Event()
         own = server(app(generator, pages=routes), Limits(), ready.set)
         thread = threading.Thread(target=own.run, args=([one],))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from starlette.testclient import TestClient
 
@@ -13,7 +11,7 @@ from fewstep.cli import main
 from fewstep.page import files
 from fewstep.page.model import Model
 from fewstep.serve.app import app
-from fewstep.serve.pages import Pages
+from fewstep.serve.pages import pages
 
 MADE = Model({"data": "rows"}, {"student.onnx": b"network", "student-units.onnx": b"units"})
 
@@ -32,12 +30,8 @@ def built(tmp_path, monkeypatch):
     return folder
 
 
-def client(make=lambda: MADE) -> TestClient:
-    return TestClient(app(fs.load("digits", device="cpu"), pages=Pages(make).routes()))
-
-
 def test_files_come_by_their_names_alone():
-    with client() as one:
+    with TestClient(app(fs.load("digits", device="cpu"), pages=pages(MADE))) as one:
         page = one.get("/")
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert "'self'" in page.headers["content-security-policy"]
@@ -50,31 +44,7 @@ def test_files_come_by_their_names_alone():
             assert answer.status_code == 404
             assert "Traceback" not in answer.text
         assert one.post("/").status_code == 405
-
-
-def test_the_model_is_made_once_whoever_asks():
-    made = []
-
-    def make() -> Model:
-        made.append(threading.current_thread())
-        return MADE
-
-    with client(make) as one:
-        assert not made
-        for path in ("/", "/model.json", "/student-units.onnx"):
-            assert one.get(path).status_code == 200
-    assert len(made) == 1
-    assert made[0] is not threading.main_thread()
-
-
-def test_why_there_is_no_model_is_one_line():
-    def make() -> Model:
-        raise UserError("teacher = (4,): expected one of the shape")
-
-    with client(make) as one:
-        answer = one.get("/model.json")
-        assert answer.status_code == 400
-        assert answer.json() == {"error": "teacher = (4,): expected one of the shape"}
+        assert one.post("/v1/samples", json={"n": 1}).status_code == 200
 
 
 def test_one_file_has_all_inside(tmp_path):

@@ -226,7 +226,7 @@ def test_who_never_reads_is_cut_off_and_its_place_is_free_again(digits):
 
 
 def test_the_verb_answers_and_ends_by_a_signal_with_nothing_lost(tmp_path, capsys):
-    command = [sys.executable, "-m", "fewstep", "serve", "digits", "--port", "0"]
+    command = [sys.executable, "-m", "fewstep", "serve", "digits", "--port", "0", "--no-page"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
@@ -282,7 +282,7 @@ def test_an_address_that_others_reach_is_one_warning(capsys, monkeypatch, host):
 
     pages = []
     monkeypatch.setattr(module, "server", ends)
-    assert main(["serve", "digits", "--host", host, "--port", "0", "--quiet"]) == 0
+    assert main(["serve", "digits", "--host", host, "--port", "0", "--quiet", "--no-page"]) == 0
     text = capsys.readouterr()
     is_open = host == "0.0.0.0"
     assert text.out == ""

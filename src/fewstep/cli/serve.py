@@ -36,6 +36,8 @@ class Args:
     static: str | None = None
     """Write the page instead, and serve nothing: a new folder for any web host, or one file that
     ends in .html and opens from disk."""
+    page: bool = True
+    """Show the page; --no-page answers requests alone, and starts sooner."""
     half: bool = False
     """Give the browser weights in half precision, as half the bytes; they are computed with in
     float32."""
@@ -143,13 +145,12 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
     from fewstep.serve.app import app
     from fewstep.serve.facts import name
     from fewstep.serve.hosts import LOOPBACK
-    from fewstep.serve.pages import Pages
+    from fewstep.serve.pages import pages
     from fewstep.serve.server import address, is_loopback, server
 
     bare, teacher = generators(args)
     generator = compile_passes(bare, args.compile, args.quiet)
-    pages = Pages(lambda: model_of(bare, teacher, args.half))
-    is_private = is_loopback(one)
+    is_built, is_private = files.is_built(), is_loopback(one)
     if not is_private:
         line = "is open to all who reach this machine: there is no password"
         print(f"fewstep: {address(one)} {line}", file=sys.stderr)
@@ -160,14 +161,12 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
         workers=args.workers,
         thread_count=args.threads,
         hosts=(*LOOPBACK, args.host) if is_private else (),
-        pages=pages.routes() if files.is_built() else (),
+        pages=pages(model_of(bare, teacher, args.half)) if args.page and is_built else (),
     )
 
     def announce() -> None:
-        if files.is_built():
-            pages.begin()  # before somebody opens it
         if not args.quiet:
-            if not files.is_built():
+            if args.page and not is_built:
                 print(f"fewstep: {files.NOT_BUILT}", file=sys.stderr)
             print(
                 f"{name(generator)} at {address(one)}: up to {limits.n} samples and {limits.steps}"

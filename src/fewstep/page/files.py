@@ -26,6 +26,12 @@ _STYLE = '<link rel="stylesheet" href="page.css">'
 _SCRIPT = '<script type="module" src="page.js"></script>'
 
 
+def media_of(name: str) -> str:
+    """The media type of a file of the page or of a model."""
+    other = "application/json" if name.endswith(".json") else "application/octet-stream"
+    return MEDIA.get(name, other)
+
+
 def is_built() -> bool:
     """Whether the package was installed with the page: npm has to be there at that time."""
     return all((BUILT / name).is_file() for name in MEDIA)
