@@ -59,11 +59,14 @@ release: $(VENV)/.release  ## wheel, sdist and SBOM in dist/, tried with Python 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+# An installation bundles the page from these.
+PAGE := hatch_build.py $(wildcard web/*.* web/src/*)
+
+$(VENV)/.demo: pyproject.toml constraints.txt $(PAGE) | $(BIN)/pip
 	$(PIP) -e '.[digits,page]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.dev: pyproject.toml constraints.txt $(PAGE) | $(BIN)/pip
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
@@ -71,7 +74,7 @@ $(VENV)/.t2i: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) -e '.[dev,t2i]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
 
-$(VENV)/.browser: pyproject.toml constraints.txt $(wildcard web/*.* web/src/*) | $(BIN)/pip
+$(VENV)/.browser: pyproject.toml constraints.txt $(PAGE) | $(BIN)/pip
 	$(PIP) -e '.[browser]'
 	npm --prefix web ci --ignore-scripts --no-fund --no-audit
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
