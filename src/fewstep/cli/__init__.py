@@ -15,7 +15,7 @@ VERBS = {
     "import": "store a network that others trained, as a generator",
     "sample": "draw samples from a trained generator",
     "edit": "fill in, colour or sharpen what is there, by a trained generator",
-    "serve": "answer requests for samples over HTTP",
+    "serve": "show a generator in the browser, and answer requests",
     "watch": "show runs as pages while they train",
     "eval": "score a generator against held-out data",
     "reference": "measure the statistics of a data set that eval compares with",
