@@ -89,6 +89,11 @@ def test_what_is_touched_changes_the_pictures(page_file, open_tab):
     assert changed()
     tab.page.select_option("#label", "7")
     assert changed()
+    for wrong in ("-3", "1.5", ""):  # no seed: nothing is drawn as if it were another
+        tab.page.fill("#seed", wrong)
+        assert not changed()
+    tab.page.fill("#seed", "5")
+    assert changed()
     tab.page.select_option("#steps", "4")
     assert changed()
     assert len(tab.page.query_selector_all("#film canvas")) == 5

@@ -176,7 +176,7 @@ class Page {
         const name = one.columns[i] ?? (one.value.length > 1 ? `${one.name} ${i + 1}` : one.name);
         label.append(name, " ");
         const input = document.createElement("input");
-        Object.assign(input, { type: "number", step: "any", value: plain(Number(value)) });
+        Object.assign(input, { type: "number", step: "any", required: true, value: plain(Number(value)) });
         input.dataset.of = one.name;
         input.addEventListener("input", () => void this.renew());
         label.append(input);
@@ -275,6 +275,8 @@ class Page {
 
   /** All figures, for what is asked for now. */
   async renew(): Promise<void> {
+    // What is no seed or number is said at its place, and the pictures stay.
+    if (!find<HTMLFormElement>("controls").reportValidity()) return;
     const wanted = ++this.wanted;
     const wish = this.wish(this.count);
     const { seed } = this;
