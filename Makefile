@@ -21,7 +21,7 @@ test: format $(VENV)/.dev  ## everything that must hold before a change lands; t
 test-t2i: $(VENV)/.t2i  ## text to image, on tiny pipelines of diffusers' own classes
 	$(BIN)/pytest tests/pipelines -n 2
 
-test-page: $(VENV)/.browser  ## the page in a headless browser, which has to be on the machine
+test-page: $(VENV)/.browser docs  ## the page and the site in a headless browser, which has to be on the machine
 	npm --prefix web run check
 	$(BIN)/pytest tests/browser
 

@@ -6,8 +6,12 @@ import base64
 import io
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +33,29 @@ def browser() -> Iterator[Browser]:
         one = tools.chromium.launch(executable_path=place, args=["--no-sandbox"])
         yield one
         one.close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def host(folder: Path) -> Iterator[str]:
+    """The address of a folder on Python's own server, which sends no special headers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as one:
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{one.server_port}/"
+        one.shutdown()
+
+
+def serious_faults(page: Page) -> list[str]:
+    """What axe finds of accessibility, with the first place of each."""
+    page.evaluate(AXE.read_text())
+    # Loading styles anew, which a page from disk may not, would tell it about other widths only.
+    found = page.evaluate("axe.run({preload: false}).then((result) => result.violations)")
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in serious]
 
 
 @dataclass

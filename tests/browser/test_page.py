@@ -7,9 +7,6 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,9 +20,8 @@ from fewstep.serve.app import app
 from fewstep.serve.limits import Limits
 from fewstep.serve.pages import pages
 from fewstep.serve.server import address, bind, server
+from tests.browser.conftest import host, serious_faults
 from tests.export.generators import small
-
-AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -147,26 +143,14 @@ def test_data_of_every_kind_are_drawn(kind, tmp_path, open_tab):
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_checker_of_accessibility_finds_no_serious_fault(page_file, open_tab, theme, width):
     tab = open_tab(page_file, width, theme)
-    tab.page.add_script_tag(path=AXE)
-    found = tab.page.evaluate("axe.run().then((result) => result.violations)")
-    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    assert serious_faults(tab.page) == []
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 def test_a_folder_works_on_any_host(digits, tmp_path, open_tab):
-    """Python's own server sends no special headers."""
     files.write(model_of(digits, half=True), tmp_path / "site")
-    handler = partial(Quiet, directory=str(tmp_path / "site"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
-        threading.Thread(target=host.serve_forever, daemon=True).start()
-        tab = open_tab(f"http://127.0.0.1:{host.server_port}/")
-        assert float(tab.facts()["difference"]) < 4e-3
-        host.shutdown()
+    with host(tmp_path / "site") as place:
+        assert float(open_tab(place).facts()["difference"]) < 4e-3
 
 
 def test_the_command_serves_it(open_tab):

@@ -12,6 +12,7 @@ from fewstep.serve.limits import Limits
 from fewstep.serve.server import address, bind, server
 from fewstep.watch.app import app
 from fewstep.watch.reading import Runs
+from tests.browser.conftest import serious_faults
 from tests.support.toys import TINY
 
 
@@ -45,6 +46,7 @@ def test_a_page_shows_new_rows_where_one_reads(browser, run, place, theme):
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 17, 17)"
     assert dark == (theme == "dark")
     page.evaluate("document.querySelector('details').open = true")
+    assert serious_faults(page) == []
     page.evaluate("scrollTo(0, 1500)")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     with (run / "metrics.jsonl").open("a") as file:
@@ -54,5 +56,6 @@ def test_a_page_shows_new_rows_where_one_reads(browser, run, place, theme):
     assert page.evaluate("document.querySelector('#settings details').open")
     page.goto(place)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert serious_faults(page) == []
     assert errors == []
     context.close()

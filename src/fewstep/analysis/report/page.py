@@ -159,7 +159,7 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 </figure>
 {% endfor %}
 {% for table in section.tables %}
-<div class="scroll"><table>
+<div class="scroll" tabindex="0"><table>
 <thead><tr>
 {%- for cell in table.head %}
 <th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}
@@ -182,7 +182,7 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 </ul>
 {% endif %}
 {% if section.commands %}
-<details><summary>Commands</summary><pre>{{ section.commands | join("\n") }}</pre></details>
+<details><summary>Commands</summary><pre tabindex="0">{{ section.commands | join("\n") }}</pre></details>
 {% endif %}
 </section>
 {% endfor %}
