@@ -182,7 +182,8 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 </ul>
 {% endif %}
 {% if section.commands %}
-<details><summary>Commands</summary><pre tabindex="0">{{ section.commands | join("\n") }}</pre></details>
+<details><summary>Commands</summary>
+<pre tabindex="0">{{ section.commands | join("\n") }}</pre></details>
 {% endif %}
 </section>
 {% endfor %}
