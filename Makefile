@@ -25,7 +25,7 @@ test-page: $(VENV)/.browser docs  ## the page and the site in a headless browser
 	npm --prefix web run check
 	$(BIN)/pytest tests/browser
 
-test-docs: $(VENV)/.dev  ## every command and block of Python in the pages and notebooks, in about six minutes
+test-docs: $(VENV)/.dev  ## every command and block of Python in the pages and notebooks, in about ten minutes
 	$(BIN)/python -m tests.docs
 
 docs: $(VENV)/.docs  ## the site, into site/: no dead link or anchor, nothing loaded from elsewhere
