@@ -84,6 +84,13 @@ def name_of(part: object) -> str:
     return getattr(part, "__name__", None) or type(part).__name__
 
 
+def test_numbers_of_the_scientists_start_are_those_of_the_examples():
+    start, tables = ((DOCS / name).read_text() for name in ("start/scientist.md", "science.md"))
+    numbers = re.findall(r"\d+\.\d+", start.partition("## Three lines")[0])
+    assert len(numbers) == 9
+    assert [number for number in numbers if number not in tables] == []
+
+
 def test_what_is_loaded_from_elsewhere_is_found(tmp_path):
     (tmp_path / "here.css").write_text('@import "https://a.org/b.css"; a {background: url(c.png)}')
     (tmp_path / "c.png").write_bytes(b"")
