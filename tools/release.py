@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Mapping
 from email import message_from_bytes
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -101,7 +102,18 @@ def make(root: Path, out: Path, *kinds: str) -> None:
     )
     bill = json.loads(sbom.read_text())
     bill["metadata"]["component"]["version"] = version  # pyproject.toml leaves it to version.py
+    if shutil.which("npm"):  # without it the wheel has no page
+        page = packages_of_the_page(root / "web")
+        bill["components"] += page["components"]
+        bill["dependencies"] += page["dependencies"][1:]  # the first is what the page needs
     sbom.write_text(json.dumps(bill, indent=2) + "\n")
+
+
+def packages_of_the_page(web: Path) -> dict[str, Any]:
+    """What the lock file names for use, as npm's own list has it."""
+    words = ("npm", "sbom", "--sbom-format=cyclonedx", "--omit=dev", "--package-lock-only")
+    bill: dict[str, Any] = json.loads(call(*words, folder=web))
+    return bill
 
 
 def digest(path: Path) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -134,6 +136,17 @@ def test_archives_of_other_bytes_are_refused(tool, tmp_path):
 def test_requirements_by_an_address_are_found(tool):
     metadata = b"Requires-Dist: numpy>=1\nRequires-Dist: torch @ https://a.b/torch.whl\n\n"
     assert tool.addresses(metadata) == ["needs torch @ https://a.b/torch.whl"]
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not here")
+def test_the_packages_of_the_page_are_those_of_its_settings(tool):
+    bill = tool.packages_of_the_page(ROOT / "web")
+    packages = {part["name"]: part["version"] for part in bill["components"]}
+    settings = json.loads((ROOT / "web/package.json").read_text())
+    assert settings["dependencies"].items() <= packages.items()
+    assert not settings["devDependencies"].keys() & packages.keys()
+    refs = {part["bom-ref"] for part in bill["components"]}
+    assert {one["ref"] for one in bill["dependencies"][1:]} == refs
 
 
 def test_an_interpreter_is_one_that_starts(tool, tmp_path, monkeypatch):
