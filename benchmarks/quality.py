@@ -326,7 +326,8 @@ def write_page(logs: Sequence[Log], path: Path, command: str, jobs: int) -> None
     picture = path.parent / "pictures" / f"{path.stem}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(by_data, picture)
-    path.write_text("\n".join([*lines, f"![Distance by seconds](pictures/{picture.name})\n"]))
+    alt = "Distance by seconds of training, for each method and data set"
+    path.write_text("\n".join([*lines, f"![{alt}](pictures/{picture.name})\n"]))
 
 
 def draw(logs: dict[str, list[Log]], path: Path) -> None:
