@@ -116,7 +116,7 @@ class Judge:
         """The mean over the draws of n samples."""
         source = Source(generator, self.dataset, seed)
         draws = source.draws(source.training_conditions(n), n, self.size, steps, Clock())
-        values = [self.value(self.features(draw.whole())) for draw in draws]
+        values = [self.value(self.features(one.whole())) for one in draws]
         return sum(values) / len(values)
 
 

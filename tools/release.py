@@ -214,10 +214,12 @@ def try_wheel(python: str, wheel: Path, version: str, folder: Path) -> None:
         "fewstep train toy --iterations 20 --out run",
         "fewstep sample run --out toy.npy",
         "mypy --strict typed.py",
+        f"pip install {' '.join(quiet)} -c {pins} {wheel}[page]",
+        "fewstep serve digits --static page.html",
     ):
         name, *words = command.split()
         call(bin_ / name, *words, folder=folder, env=env)
-    for name in ("digits.png", "toy.npy"):
+    for name in ("digits.png", "toy.npy", "page.html"):
         if not (folder / name).stat().st_size:
             raise Refused(f"{name} is empty")
 

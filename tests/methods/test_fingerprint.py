@@ -46,7 +46,11 @@ def losses(name: str, options: dict) -> list[float]:
     for other in (*state.averages.values(), *([state.frozen] if state.frozen else [])):
         other.double()
     arrays = Arrays(dataset.train.x0.double())
-    values = [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(20)]
+    values = []
+    for step in range(20):
+        batch = draw_batch(stage, arrays, step)
+        batch = batch._replace(z=batch.z.double())  # a method without data has its noise alone
+        values.append(train_step(stage, state, batch)["loss"])
     return [*values, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
 
 

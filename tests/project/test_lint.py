@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fewstep
-from tests.support.lint import findings, participles
+from tests.support.lint import findings, participles, shadows
 
 SOURCE = Path(fewstep.__file__).parent
 ROOT = Path(__file__).parents[2]
@@ -275,6 +275,12 @@ def test_no_name_is_a_participle():
 )
 def test_participles_are_recognised(text, names):
     assert sorted(word for _, _, word in participles(text)) == sorted(names)
+
+
+def test_no_variable_of_a_comprehension_is_named_as_something_of_its_file():
+    assert [(name, *one) for name, text in sources() for one in shadows(text)] == []
+    text = "from a import b\ndef c(): return [b(x) for x in y], [c for b in y]"
+    assert [name for _, _, name in shadows(text)] == ["b"]
 
 
 def test_every_file_is_read():

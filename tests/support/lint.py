@@ -63,6 +63,23 @@ def findings(source: str) -> list[Finding]:
     return sorted({finding for node in ast.walk(tree) for finding in check_node(node, names)})
 
 
+def shadows(source: str) -> list[Finding]:
+    """Variables of comprehensions that are named as something that the file imports or defines.
+
+    Python 3.12.1 takes one for the other where a function uses both (UnboundLocalError).
+    """
+    tree = ast.parse(source)
+    defined = (ast.FunctionDef, ast.ClassDef)
+    names = {*imported_names(tree), *(one.name for one in tree.body if isinstance(one, defined))}
+    return [
+        ("a name twice", name.lineno, name.id)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.comprehension)
+        for name in ast.walk(node.target)
+        if isinstance(name, ast.Name) and name.id in names
+    ]
+
+
 def participles(source: str) -> list[Finding]:
     """Every variable, argument, attribute or function named by a bare participle; not classes."""
     result = []

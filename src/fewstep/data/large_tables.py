@@ -128,7 +128,7 @@ def parquet(path: Path, reading: Reading) -> Table | None:
         for file in files:
             with ParquetFile(file) as source:
                 facts.append((file, source.metadata, source.schema_arrow))
-    schemas = [schema for _, _, schema in facts]
+    schemas = [fact[2] for fact in facts]
     groups, numbers, size, rows = list[tuple[Path, int, int, int]](), 0, 0, 0
     for file, metadata, _ in facts:
         for number in range(metadata.num_row_groups):

@@ -78,7 +78,7 @@ class Contents:
     @property
     def streams(self) -> list[str]:
         """The names of the noises that a seed makes: of `noise`, and of each draw in `renoise`."""
-        return ["prior", *(f"renoise {number}" for number in self.scheme.noisy)]
+        return ["prior", *(f"renoise {step}" for step in self.scheme.noisy)]
 
     @property
     def weights(self) -> int:

@@ -245,7 +245,7 @@ def scheme_json(generator: Generator, one: Scheme) -> dict[str, Any]:
     around = iter(numbers(generator, one))
     return {
         "start": one.start,
-        "noises": [f"renoise {number}" for number in one.noisy],
+        "noises": [f"renoise {step}" for step in one.noisy],
         "times": one.times,
         "levels": [number(float(generator.method.process.level(t))) for t in one.times],
         "steps": [

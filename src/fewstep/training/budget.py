@@ -62,7 +62,7 @@ class _Count(nn.Module):
         self, x_t: Tensor, t: Any, cond: Cond = None, masks: Any = None, to: Any = None
     ) -> Tensor:
         rows = len(x_t)
-        if has_tangent(x_t, *(torch.as_tensor(time) for time in (t, to) if time is not None)):
+        if has_tangent(x_t, *(torch.as_tensor(part) for part in (t, to) if part is not None)):
             self.tangent += rows
         elif torch.is_grad_enabled():
             self.learn += rows

@@ -28,7 +28,7 @@ def plane(groups: Sequence[Rows], look: Look) -> Result:
     """The points of each group in a panel of its own, all on the same axes."""
     arrays = [look.values(rows) for rows in groups]
     reach = [limits([x[:, axis] for x in arrays], groups) for axis in (0, 1)]
-    wide, high = (ends[1] - ends[0] for ends in reach)
+    wide, high = (high - low for low, high in reach)
     is_even = 0.1 < wide / high < 10
     cell = (3.0, float(np.clip(3.0 * high / wide, 1.2, 4.5)) if is_even else 3.0)
     counts = dots(arrays, POINTS)
