@@ -54,8 +54,8 @@ def test_a_changed_bit_is_met_as_by_zipfile(path, place, bit):
     def outcome(read):
         try:
             return read()
-        except Exception as error:
-            return type(error), str(error)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
+            return "refused"  # which error it is depends on the version of Python
 
     with zipfile.ZipFile(path) as source:
         expected = outcome(lambda: source.read("name"))

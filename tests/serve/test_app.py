@@ -140,7 +140,7 @@ def test_the_model_and_its_health_are_told(client, digits):
     assert after["fingerprint"] == digits.fingerprint
 
 
-DEEP = b'{"cond": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+DEEP = b'{"cond": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
 
 
 @pytest.mark.parametrize(
