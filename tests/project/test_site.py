@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import fewstep as fs
+from fewstep.base.options import names_of
 from tests.project.site import elsewhere
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,12 @@ def test_every_picture_is_shown_and_has_a_script():
         assert is_made or is_of_a_method or picture.with_suffix(".py").exists(), name
 
 
+def test_the_start_page_names_every_method():
+    text = (DOCS / "index.md").read_text()
+    rows = re.findall(r"^\| (?:methods|flow maps) \| (.*)$", text, re.M)
+    assert set(names_of(fs.methods)) <= set(re.findall(r"`(\w+)`", "".join(rows)))
+
+
 def test_the_table_of_the_theory_is_that_of_the_methods():
     text = (DOCS / "theory.md").read_text()
     rows = re.findall(r"^\| \[`(\w+)`\]\(\S+\) \| (.*) \|$", text, re.M)
@@ -157,7 +164,7 @@ def name_of(part: object) -> str:
 
 def test_numbers_of_the_scientists_start_are_those_of_the_examples():
     start, tables = ((DOCS / name).read_text() for name in ("start/scientist.md", "science.md"))
-    numbers = re.findall(r"\d+\.\d+", start.partition("## Three lines")[0])
+    numbers = re.findall(r"\d+\.\d+", start.partition("## ")[0])
     assert len(numbers) == 9
     assert [number for number in numbers if number not in tables] == []
 
