@@ -138,7 +138,9 @@ export async function reason(answer: Response, what: string): Promise<string> {
 }
 
 export function fromBase64(text: string): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
+  // Browsers since 2025 do it themselves, thirty times as quickly.
+  const { fromBase64: own } = Uint8Array as { fromBase64?(text: string): Uint8Array<ArrayBuffer> };
+  return own ? own.call(Uint8Array, text) : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 }
 
 export async function readModel(): Promise<Model> {

@@ -60,30 +60,32 @@ class Page {
       this.tabs.set(maker.name, tab);
     }
     this.build();
-    await this.tell(); // first, since a network is slow at its first pass
+    const [student] = model.makers;
+    this.say(
+      this.tabs.has("student")
+        ? "Noise becomes a sample in a few evaluations of a network, which runs in this tab."
+        : `The server makes the samples, since ${student.why}.`,
+    );
+    for (const tab of this.tabs.values()) {
+      // A network's first pass is slow.
+      const steps = Math.min(...tab.maker.sampler_steps);
+      await tab.make(normals(0, "prior", 1, this.size), 1, steps, 0, this.wish(1));
+    }
     find("main").hidden = false;
     await this.renew();
+    if (model.check) await this.compare(model.check);
     note("all", performance.now() / 1e3);
   }
 
-  /** What the page says of where samples are made, and whether they are PyTorch's. */
-  private async tell(): Promise<void> {
-    const { check, makers } = this.model;
-    const [student] = makers;
-    if (!this.tabs.has("student")) {
-      this.say(`The server makes the samples, since ${student.why}.`);
-      return;
-    }
-    let line = "Noise becomes a sample in a few evaluations of a network, which runs in this tab.";
-    if (check) {
-      const [far, share] = await this.difference(check);
-      const [black, white] = this.model.view.grey ?? [0, 0];
-      line += this.model.view.grey
-        ? ` Its samples are PyTorch's to ${rough((far * 255) / (white - black))} of 255 shades.`
-        : ` Its samples are PyTorch's to ${rough(share)} of their range.`;
-      note("difference", far);
-    }
-    this.say(line);
+  /** Says whether samples are PyTorch's. */
+  private async compare(check: NonNullable<Model["check"]>): Promise<void> {
+    const [far, share] = await this.difference(check);
+    const { grey } = this.model.view;
+    const much = grey
+      ? `${rough((far * 255) / (grey[1] - grey[0]))} of 255 shades`
+      : `${rough(share)} of their range`;
+    this.say(`${this.said} Its samples are PyTorch's to ${much}.`);
+    note("difference", far);
   }
 
   private say(line: string): void {
