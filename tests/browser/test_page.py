@@ -256,3 +256,34 @@ def test_only_elements_that_are_there_are_drawn(tmp_path, open_tab, monkeypatch)
     assert 0 < 5 * ink[page, 1].sum() < ink[page, 20].sum()
     for count in (1, 20):
         assert (ink[page, count] != ink[server, count]).sum() <= 4
+
+
+def test_what_hinders_the_page_is_said(browser, page_file):
+    page = browser.new_page()
+    page.add_init_script("delete globalThis.WebAssembly")
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("#status.error")
+    assert "it needs WebAssembly" in page.inner_text("#status")
+    page.close()
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(page_file.as_uri())
+    assert not page.is_visible("#slow")
+    page.wait_for_selector("#slow", state="visible", timeout=20_000)
+    page.context.close()
+
+
+def test_a_server_that_stopped_is_said(browser, digits, monkeypatch):
+    monkeypatch.setattr(model, "MOST", 1000)
+    page = browser.new_page()
+    with served(digits) as url:
+        page.goto(url)
+        page.wait_for_selector("html[data-all]")
+        assert not page.is_visible("#slow")
+    page.click("#again")
+    page.wait_for_selector("#status.error")
+    assert "The server does not answer" in page.inner_text("#status")
+    page.route("**/v1/samples", lambda route: route.fulfill(json={"samples": [0.0] * 64 * 16}))
+    page.click("#again")
+    page.wait_for_selector("#status:not(.error)")
+    assert "The server makes the samples" in page.inner_text("#status")
+    page.close()

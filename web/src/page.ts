@@ -72,6 +72,7 @@ class Page {
       await tab.make(normals(0, "prior", 1, this.size), 1, steps, 0, this.wish(1));
     }
     find("main").hidden = false;
+    find("slow").hidden = true;
     await this.renew();
     if (model.check) await this.compare(model.check);
     note("all", performance.now() / 1e3);
@@ -537,6 +538,7 @@ const rough = (x: number) => String(Number(x.toPrecision(1)));
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 function fail(error: unknown): void {
+  find("slow").hidden = true;
   const status = find("status");
   status.className = "error";
   status.textContent = error instanceof Error ? error.message : String(error);
