@@ -37,6 +37,7 @@ class Page {
   columns: Column[] = [];
   range: Range | null = null;
   tallest = 0; // samples in the highest bar of all histograms
+  readonly warm = new Set<string>(); // makers whose networks have made a pass
   said = ""; // of where samples are made
   selected = 0;
   place: [number, number] = [0, 0];
@@ -66,11 +67,6 @@ class Page {
         ? "Noise becomes a sample in a few evaluations of a network, which runs in this tab."
         : `The server makes the samples, since ${student.why}.`,
     );
-    for (const tab of this.tabs.values()) {
-      // A network's first pass is slow.
-      const steps = Math.min(...tab.maker.sampler_steps);
-      await tab.make(normals(0, "prior", 1, this.size), 1, steps, 0, this.wish(1));
-    }
     find("main").hidden = false;
     find("slow").hidden = true;
     await this.renew();
@@ -345,8 +341,12 @@ class Page {
         column.samples = this.drawn(made.values, this.count, wish);
         this.range ??= this.look.range([column.samples]);
         this.show(column, made.seconds);
-        if (!document.documentElement.dataset.ready) note("ready", performance.now() / 1e3);
         await pause();
+        if (!document.documentElement.dataset.ready) note("ready", performance.now() / 1e3);
+        if (this.warm.has(column.maker.name) || !this.tabs.has(column.maker.name)) continue;
+        // A network's first pass is slow: the next one says how long it takes.
+        this.warm.add(column.maker.name);
+        this.show(column, (await this.make(column.maker, this.count, column.steps, seed, wish)).seconds);
       }
       const all = this.columns.flatMap((column) => column.samples ?? []);
       this.range = this.look.range(all);
