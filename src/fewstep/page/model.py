@@ -25,7 +25,6 @@ from fewstep.export.one_pass import numbers, pass_shapes, trace_pass
 from fewstep.export.onnx_file import onnx_bytes
 from fewstep.export.scheme import Scheme, check_linear, scheme
 from fewstep.export.units import ToUser
-from fewstep.run.config import Run
 from fewstep.run.generator import Generator
 
 STEPS = (1, 2, 4, 8)  # numbers of steps that stand side by side
@@ -73,7 +72,7 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
                     for one in view.columns
                 ],
                 "axis": None if len(facts.shape) == 1 else view.axis,
-                "latents": are_latents(generator.run),
+                "latents": are_latents(generator),
             },
             "labels": labels(generator),
             "conditions": conditions(generator),
@@ -100,8 +99,9 @@ def _teacher(
     return result
 
 
-def are_latents(run: Run) -> bool:
+def are_latents(generator: Generator) -> bool:
     """Whether samples are an autoencoder's latents, as far as a run knows; not of which one."""
+    run = generator.run
     return run.latents is not None or run.units in (EDM2_LATENTS, SD_LATENTS)
 
 
