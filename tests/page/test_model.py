@@ -15,6 +15,7 @@ import torch
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.data import Units
+from fewstep.data.columns import Column, Names
 from fewstep.page import model
 from fewstep.page.model import middle, model_of
 from tests.export.generators import of_name, small
@@ -127,6 +128,34 @@ def test_the_condition_is_from_the_middle_of_the_data():
     assert found["features"]["has_controls"]
     assert all(found["mask"]["value"])
     assert not found["mask"]["has_controls"]
+
+
+def test_columns_of_a_table_keep_their_types_and_categories():
+    """Else a category's numbers would be taken for columns."""
+    columns = (Column("age", "int"), Column("work", "category", ("own", "other")))
+    view = model_of(small(names=Names(columns=columns))).facts["view"]
+    assert view["columns"] == [
+        {"name": "age", "type": "int", "categories": []},
+        {"name": "work", "type": "category", "categories": ["own", "other"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "expected"), [((4, 40), 0, 0), ((40, 4), 1, 1), ((9, 9), None, None)]
+)
+def test_the_page_knows_where_channels_are(shape, axis, expected):
+    units = Units() if axis is None else Units((0.0,) * 4, (1.0,) * 4, axis=axis)
+    assert model_of(small(shape=shape, units=units)).facts["view"]["axis"] == expected
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [({}, False), ({"latents": "mean-std"}, True), ({"units": "sd-latents"}, True)],
+)
+def test_latents_are_called_so(run, expected):
+    generator = small()
+    latent = replace(generator, run=replace(generator.run, **run))
+    assert model_of(latent).facts["view"]["latents"] is expected
 
 
 def test_a_teacher_stands_beside():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from starlette.testclient import TestClient
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.cli import main
+from fewstep.cli import main, serve
 from fewstep.page import files
 from fewstep.page.model import Model
 from fewstep.serve.app import app
@@ -56,6 +59,19 @@ def test_one_file_has_all_inside(tmp_path):
     assert 'id="file:student.onnx">bmV0d29yaw==</script>' in text
     assert "'<\\/script>'" in text  # which would end the page's own script
     assert "src=" not in text
+
+
+def test_a_large_page_says_what_half_makes_it(tmp_path, capsys, monkeypatch):
+    place = tmp_path / "page.html"
+    monkeypatch.setattr(serve, "LARGE", 1e6)
+    assert main(["serve", "digits", "--static", str(place)]) == 0
+    line = capsys.readouterr().out
+    said = re.fullmatch(rf"{place}: ([\d.]+) MB; with --half about (\d) MB\n", line)
+    assert said
+    assert main(["serve", "digits", "--static", f"{place}.html", "--half"]) == 0
+    half = Path(f"{place}.html").stat().st_size / 1e6
+    assert capsys.readouterr().out == f"{place}.html: {half:.1f} MB\n"
+    assert abs(half - int(said[2])) < 0.7
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path, built, capsys):

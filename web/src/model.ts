@@ -59,11 +59,18 @@ export interface Labels {
   any: boolean;
 }
 
+export interface Column {
+  name: string;
+  type: "float" | "int" | "bool" | "category";
+  categories: string[];
+}
+
 export interface View {
   kind: "tiles" | "fields" | "series" | "numbers" | "plane" | "sets";
   grey: [number, number] | null;
-  columns: string[];
-  axis: number | null;
+  columns: Column[];
+  axis: number | null; // along which a sample's channels are
+  latents: boolean;
 }
 
 export interface Model {
@@ -87,6 +94,30 @@ export interface Model {
 /** The numbers of one sample. */
 export const sizeOf = (shape: number[]) => shape.reduce((a, b) => a * b, 1);
 
+/** How many elements a mask has, where all are along one of its axes; 0 for other masks. */
+export function elementsOf({ name, dtype, shape }: Condition): number {
+  const longer = shape.filter((n) => n > 1);
+  return name === "mask" && dtype === "bool" && longer.length === 1 ? longer[0] : 0;
+}
+
+/** Whether each number of a sample is there, by a mask of its first axes; null: all are. */
+export function presence(model: Model, values: Condition["value"] | undefined): boolean[] | null {
+  const mask = model.conditions.find((one) => one.name === "mask" && one.dtype === "bool");
+  if (!mask || !values || values.every(Boolean)) return null;
+  const { shape } = model;
+  return Array.from({ length: sizeOf(shape) }, (_, i) => {
+    let [rest, at] = [i, 0];
+    const index = shape.map((_, axis) => {
+      const step = sizeOf(shape.slice(axis + 1));
+      const place = Math.floor(rest / step);
+      rest %= step;
+      return place;
+    });
+    mask.shape.forEach((n, axis) => (at = at * n + (n > 1 ? index[axis] : 0)));
+    return Boolean(values[at]);
+  });
+}
+
 /** A file by its name: of this page itself, where it holds them, else beside it. */
 export async function readFile(name: string): Promise<Uint8Array<ArrayBuffer>> {
   const inside = document.getElementById(`file:${name}`);
@@ -107,7 +138,9 @@ export async function reason(answer: Response, what: string): Promise<string> {
 }
 
 export function fromBase64(text: string): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
+  // Browsers since 2025 do it themselves, thirty times as quickly.
+  const { fromBase64: own } = Uint8Array as { fromBase64?(text: string): Uint8Array<ArrayBuffer> };
+  return own ? own.call(Uint8Array, text) : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 }
 
 export async function readModel(): Promise<Model> {

@@ -3,6 +3,10 @@
 import * as ort from "onnxruntime-web";
 import { Condition, Input, readFile, unpack } from "./model";
 
+const NO_WEBASSEMBLY =
+  "This browser does not run the network: it needs WebAssembly with SIMD, which old browsers lack,"
+  + " and which a setting, an extension or the host's Content-Security-Policy may forbid.";
+
 let prepared: Promise<void> | null = null;
 
 /** Loads onnxruntime once. */
@@ -22,7 +26,11 @@ export class Network {
   static async load(name: string): Promise<Network> {
     const [content] = await Promise.all([readFile(name), prepare()]);
     const options = { executionProviders: ["wasm"] };
-    return new Network(await ort.InferenceSession.create(content, options));
+    const session = await ort.InferenceSession.create(content, options).catch((error: Error) => {
+      const isOld = error.message.includes("no available backend"); // onnxruntime's own words
+      throw isOld ? new Error(`${NO_WEBASSEMBLY} (${error.message})`) : error;
+    });
+    return new Network(session);
   }
 
   async run(inputs: Record<string, ort.Tensor>): Promise<Float32Array | Float64Array> {

@@ -1,20 +1,21 @@
 // The page: what is asked for, the makers that answer, and where their samples are drawn.
 
-import { fromBase64, Maker, Model, readModel, sizeOf } from "./model";
+import { Look, Range, Samples } from "./look";
+import { elementsOf, fromBase64, Maker, Model, presence, readModel, sizeOf } from "./model";
 import { Network, Wish } from "./network";
 import { normals } from "./random";
 import { TabMaker } from "./scheme";
 import { ask } from "./server";
 import {
+  aspect,
+  bars,
   draw,
   ENOUGH,
   Frame,
-  isCloud,
-  layout,
-  Range,
-  rangeOf,
+  isClickable,
+  PANELS,
   sampleAt,
-  Samples,
+  twoEnds,
 } from "./views";
 
 const find = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
@@ -31,9 +32,13 @@ interface Column {
 class Page {
   readonly count: number;
   readonly size: number;
+  readonly look: Look;
   readonly tabs = new Map<string, TabMaker>();
   columns: Column[] = [];
   range: Range | null = null;
+  tallest = 0; // samples in the highest bar of all histograms
+  readonly warm = new Set<string>(); // makers whose networks have made a pass
+  said = ""; // of where samples are made
   selected = 0;
   place: [number, number] = [0, 0];
   wanted = 0; // the newest wish: older ones stop
@@ -41,6 +46,7 @@ class Page {
   constructor(readonly model: Model) {
     this.count = ENOUGH[model.view.kind];
     this.size = sizeOf(model.shape);
+    this.look = new Look(model.view, model.shape);
   }
 
   async start(): Promise<void> {
@@ -51,45 +57,55 @@ class Page {
       if (!maker.file || !maker.units) continue;
       const network = await Network.load(maker.file);
       const units = await Network.load(maker.units);
-      const tab = new TabMaker(maker, network, units, model.shape, model.conditions);
+      const tab = new TabMaker(maker, network, units, model);
       this.tabs.set(maker.name, tab);
     }
     this.build();
-    await this.tell(); // first, since a network is slow at its first pass
+    const [student] = model.makers;
+    this.say(
+      this.tabs.has("student")
+        ? "Noise becomes a sample in a few evaluations of a network, which runs in this tab."
+        : `The server makes the samples, since ${student.why}.`,
+    );
     find("main").hidden = false;
+    find("slow").hidden = true;
     await this.renew();
+    if (model.check) await this.compare(model.check);
     note("all", performance.now() / 1e3);
   }
 
-  /** What the page says of where samples are made, and whether they are PyTorch's. */
-  private async tell(): Promise<void> {
-    const { check, makers } = this.model;
-    const [student] = makers;
-    if (!this.tabs.has("student")) {
-      find("status").textContent = `The server makes the samples, since ${student.why}.`;
-      return;
-    }
-    let line = "Noise becomes a sample in a few evaluations of a network, which runs in this tab.";
-    if (check) {
-      const far = await this.difference(check);
-      const [black, white] = this.model.view.grey ?? [0, 0];
-      line += this.model.view.grey
-        ? ` Its samples are PyTorch's to ${rough((far * 255) / (white - black))} of 255 shades.`
-        : ` Its samples are PyTorch's to ${rough(far)}.`;
-      note("difference", far);
-    }
-    find("status").textContent = line;
+  /** Says whether samples are PyTorch's. */
+  private async compare(check: NonNullable<Model["check"]>): Promise<void> {
+    const [far, share] = await this.difference(check);
+    const { grey } = this.model.view;
+    const much = grey
+      ? `${rough((far * 255) / (grey[1] - grey[0]))} of 255 shades`
+      : `${rough(share)} of their range`;
+    this.say(`${this.said} Its samples are PyTorch's to ${much}.`);
+    note("difference", far);
   }
 
-  /** The largest difference from samples that PyTorch made of the same seed. */
-  private async difference(check: NonNullable<Model["check"]>): Promise<number> {
+  private say(line: string): void {
+    this.said = line;
+    const status = find("status");
+    status.className = "";
+    status.textContent = line;
+  }
+
+  /** The largest difference from samples that PyTorch made of the same seed, and by the range. */
+  private async difference(check: NonNullable<Model["check"]>): Promise<[number, number]> {
     const truth = new Float64Array(fromBase64(check.samples).buffer);
     const noise = normals(check.seed, "prior", check.n, this.size);
     const tab = this.tabs.get("student")!;
     const wish = { labels: this.labels(check.n, ""), values: {} };
     const made = await tab.make(noise, check.n, check.steps, check.seed, wish);
     const own = await tab.inUnits(made.x, check.n);
-    return truth.reduce((most, value, i) => Math.max(most, Math.abs(value - own[i])), 0);
+    const most = (x: Float64Array, y: Float64Array, unit: (i: number) => number) =>
+      x.reduce((far, value, i) => Math.max(far, Math.abs(value - y[i]) / unit(i)), 0);
+    const [x, y] = [truth, own].map((values) => this.look.samples(values, check.n, null));
+    const widths = this.look.range([x]).map(([low, high]) => high - low);
+    const unit = (i: number) => widths[this.look.variableAt(i)];
+    return [most(truth, own, () => 1), most(x.values, y.values, unit)];
   }
 
   private labels(n: number, choice: string): number[] | null {
@@ -103,6 +119,11 @@ class Page {
   private wish(n: number): Wish {
     const values: Wish["values"] = {};
     for (const one of this.model.conditions) {
+      const elements = elementsOf(one);
+      if (elements) {
+        const count = find<HTMLInputElement>("elements").valueAsNumber || elements;
+        values[one.name] = Array.from({ length: elements }, (_, i) => i < count);
+      }
       if (!one.has_controls) continue;
       const inputs = document.querySelectorAll<HTMLInputElement>(`input[data-of="${one.name}"]`);
       values[one.name] = [...inputs].map((input, i) => {
@@ -120,13 +141,12 @@ class Page {
 
   private get frame(): Frame {
     const choice = (id: string) => Number(find<HTMLSelectElement>(id).value || 0);
-    const { view, shape } = this.model;
     return {
-      view,
-      shape,
+      look: this.look,
       axes: [choice("across"), choice("up")],
       range: this.range ?? [],
-      selected: this.selected,
+      selected: this.tabs.has("student") ? this.selected : -1,
+      tallest: this.tallest,
     };
   }
 
@@ -148,15 +168,17 @@ class Page {
       for (const steps of maker.sampler_steps) this.columns.push(this.column(maker, steps));
     }
     find("columns").classList.toggle("few", this.columns.length < 4);
+    const counts = new Set(this.columns.map((one) => one.steps));
+    if (counts.size === 1) find("side").textContent = "Samples";
     const [student] = model.makers;
     const steps = student.sampler_steps.map((n): [string, string] => [String(n), String(n)]);
     fill(find<HTMLSelectElement>("steps"), steps);
     find<HTMLSelectElement>("steps").value = String(student.default);
     const isTab = this.tabs.has("student");
     find("latent-section").hidden = find("path-section").hidden = !isTab;
-    const hasTiles = model.view.kind === "tiles" || model.view.kind === "fields";
-    find("side-hint").textContent =
-      isTab && hasTiles ? "Click a picture, and it is followed below." : "";
+    find("latents").hidden = !model.view.latents;
+    const chosen = find<HTMLInputElement>("chosen");
+    chosen.max = String(this.count);
     const { about } = model;
     find("about").textContent =
       `${about.network} of ${about.weights.toLocaleString("en")} weights, trained by ${about.method}`
@@ -167,13 +189,39 @@ class Page {
     this.listen();
   }
 
+  /** What is to be known of the pictures. */
+  private hints(): string[] {
+    const isTab = this.tabs.has("student");
+    const { view, conditions, shape } = this.model;
+    const { variables, hasTiles } = this.look;
+    const result: string[] = [];
+    if (isTab && hasTiles) result.push("Click a picture, and it is followed below.");
+    else if (isTab && isClickable(this.frame)) result.push("Click a point: its noise is followed.");
+    if (view.kind === "series" && variables > PANELS) {
+      result.push(`Drawn are the first ${PANELS} of ${variables} channels.`);
+    }
+    if (view.kind === "fields" && shape.length > 3) result.push("Drawn is the middle of each.");
+    const mask = conditions.find((one) => one.name === "mask");
+    if (mask && !elementsOf(mask)) result.push("The data may have gaps; these samples have none.");
+    return result;
+  }
+
   private buildConditions(): void {
     for (const one of this.model.conditions) {
+      const elements = elementsOf(one);
+      if (elements) {
+        const input = find<HTMLInputElement>("elements");
+        input.max = input.value = String(elements);
+        find("elements-of").textContent = `of ${elements}`;
+        find("elements-box").hidden = false;
+        input.addEventListener("input", () => void this.renew());
+      }
       if (!one.has_controls) continue;
       find("conditions").hidden = false;
       one.value.forEach((value, i) => {
         const label = document.createElement("label");
-        const name = one.columns[i] ?? (one.value.length > 1 ? `${one.name} ${i + 1}` : one.name);
+        const word = one.name === "features" ? "number" : one.name;
+        const name = one.columns[i] ?? (one.value.length > 1 ? `${word} ${i + 1}` : word);
         label.append(name, " ");
         const input = document.createElement("input");
         Object.assign(input, { type: "number", step: "any", required: true, value: plain(Number(value)) });
@@ -186,18 +234,19 @@ class Page {
   }
 
   private buildAxes(): void {
-    const { view, shape } = this.model;
-    const { variables } = layout(view, shape);
+    const { view } = this.model;
+    const { variables, isCloud } = this.look;
     const options = Array.from({ length: variables }, (_, i): [string, string] => [
       String(i),
-      view.columns[i] ?? String(i),
+      view.columns[i]?.name ?? String(i),
     ]);
     for (const id of ["across", "up"]) fill(find<HTMLSelectElement>(id), options);
     find<HTMLSelectElement>("up").value = String(Math.min(1, variables - 1));
-    const isPoints = isCloud(view);
     const isMap = view.kind === "fields" && variables > 1;
-    find("across-box").hidden = !isMap && !(isPoints && variables > 2);
-    find("up-box").hidden = !isPoints || variables < 3;
+    const isTable = view.kind === "numbers" ? variables > 1 : isCloud && variables > 2;
+    find("across-box").hidden = !isMap && !isTable;
+    find("up-box").hidden = !isTable;
+    if (isMap) find("across-word").textContent = "Drawn";
   }
 
   private column(maker: Maker, steps: number): Column {
@@ -208,14 +257,14 @@ class Page {
     canvas.dataset.column = `${maker.name}-${steps}`;
     figure.append(canvas, caption);
     find("columns").append(figure);
-    canvas.addEventListener("click", (event) => {
-      const box = canvas.getBoundingClientRect();
-      const [across, down] = [event.offsetX / box.width, event.offsetY / box.height];
-      const number = sampleAt(this.frame, this.count, across, down);
-      if (number >= 0 && this.tabs.has("student")) void this.follow(number);
+    canvas.style.aspectRatio = String(1 / aspect(this.look, this.count));
+    const one: Column = { maker, steps, canvas, caption, samples: null };
+    canvas.addEventListener("click", ({ offsetX, offsetY }) => {
+      if (!one.samples || !this.tabs.has("student")) return;
+      const number = sampleAt(canvas, this.frame, one.samples, offsetX, offsetY);
+      if (number >= 0) void this.follow(number);
     });
-    canvas.classList.toggle("clickable", sampleAt(this.frame, this.count, 0, 0) >= 0);
-    return { maker, steps, canvas, caption, samples: null };
+    return one;
   }
 
   private listen(): void {
@@ -229,6 +278,10 @@ class Page {
     find("controls").addEventListener("submit", (event) => event.preventDefault());
     find("again").addEventListener("click", () => void this.again());
     find("steps").addEventListener("input", () => void this.follow(this.selected));
+    find("chosen").addEventListener("input", () => {
+      const { valueAsNumber, validity } = find<HTMLInputElement>("chosen");
+      if (validity.valid) void this.follow(valueAsNumber - 1);
+    });
     find("middle").addEventListener("click", () => void this.move(0, 0));
     const pad = find("pad");
     const drag = (event: PointerEvent) => {
@@ -280,23 +333,33 @@ class Page {
     const wanted = ++this.wanted;
     const wish = this.wish(this.count);
     const { seed } = this;
+    for (const { canvas } of this.columns) canvas.classList.add("old");
     try {
       for (const column of this.columns) {
         const made = await this.make(column.maker, this.count, column.steps, seed, wish);
         if (wanted !== this.wanted) return;
-        column.samples = { values: made.values, n: this.count };
-        this.range ??= rangeOf(this.model.view, this.model.shape, [column.samples]);
+        column.samples = this.drawn(made.values, this.count, wish);
+        this.range ??= this.look.range([column.samples]);
         this.show(column, made.seconds);
-        if (!document.documentElement.dataset.ready) note("ready", performance.now() / 1e3);
         await pause();
+        if (!document.documentElement.dataset.ready) note("ready", performance.now() / 1e3);
+        if (this.warm.has(column.maker.name) || !this.tabs.has(column.maker.name)) continue;
+        // A network's first pass is slow: the next one says how long it takes.
+        this.warm.add(column.maker.name);
+        this.show(column, (await this.make(column.maker, this.count, column.steps, seed, wish)).seconds);
       }
       const all = this.columns.flatMap((column) => column.samples ?? []);
-      this.range = rangeOf(this.model.view, this.model.shape, all);
+      this.range = this.look.range(all);
+      this.say(this.said); // whatever failed before
       this.redraw();
       if (this.tabs.has("student")) await this.follow(this.selected);
     } catch (error) {
       fail(error);
     }
+  }
+
+  private drawn(values: Float64Array, n: number, wish: Wish): Samples {
+    return this.look.samples(values, n, presence(this.model, wish.values.mask));
   }
 
   /** Samples in the data's units. */
@@ -316,6 +379,7 @@ class Page {
   private show(column: Column, seconds: number): void {
     const { maker, steps, canvas, caption, samples } = column;
     draw(canvas, samples!, this.frame);
+    canvas.classList.remove("old");
     const name = maker.name === "teacher" ? "Teacher, " : "";
     const words = `${name}${steps} ${steps > 1 ? "steps" : "step"}`;
     const strong = document.createElement("strong");
@@ -325,15 +389,26 @@ class Page {
   }
 
   private redraw(): void {
-    for (const column of this.columns) {
-      if (column.samples) draw(column.canvas, column.samples, this.frame);
+    const { frame, look } = this;
+    const all = this.columns.flatMap((column) => column.samples ?? []);
+    this.tallest = look.isCloud ? Math.max(0, ...all.flatMap((one) => bars(one, frame))) : 0;
+    find("scale").hidden = look.view.kind !== "fields";
+    if (look.view.kind === "fields" && this.range) {
+      const [low, high] = twoEnds(...this.range[frame.axes[0]]);
+      find("lowest").textContent = low;
+      find("highest").textContent = high;
+    }
+    find("side-hint").textContent = this.hints().join(" ");
+    for (const { canvas, samples } of this.columns) {
+      canvas.classList.toggle("clickable", this.tabs.has("student") && isClickable(frame));
+      if (samples) draw(canvas, samples, this.frame);
     }
   }
 
   /** Shows this sample in the sections below. */
   private async follow(number: number): Promise<void> {
     this.selected = number;
-    find("chosen").textContent = String(number + 1);
+    find<HTMLInputElement>("chosen").value = String(number + 1);
     this.redraw();
     await this.move(0, 0);
     await this.walk();
@@ -386,11 +461,13 @@ class Page {
   private async one(place: [number, number]): Promise<void> {
     const { seed, steps, selected } = this;
     const tab = this.tabs.get("student")!;
-    const made = await tab.make(this.noiseAt(place), 1, steps, seed, this.oneWish(), selected);
+    const wish = this.oneWish();
+    const made = await tab.make(this.noiseAt(place), 1, steps, seed, wish, selected);
     const among = this.columns.find((one) => one.maker === tab.maker && one.steps === steps);
-    const behind = isCloud(this.model.view) ? (among?.samples ?? null) : null;
-    const values = await tab.inUnits(made.x, 1);
-    draw(find<HTMLCanvasElement>("one"), { values, n: 1 }, this.frame, behind);
+    const { look, frame } = this;
+    const behind = look.isCloud && look.places === 1 ? (among?.samples ?? null) : null;
+    const one = this.drawn(await tab.inUnits(made.x, 1), 1, wish);
+    draw(find<HTMLCanvasElement>("one"), one, { ...frame, selected: -1 }, behind);
     find("one-caption").textContent = `One sample in ${milliseconds(made.seconds)}`;
     note("one", made.seconds);
     note("count", ++this.shown);
@@ -399,8 +476,7 @@ class Page {
   /** What stands before each step, and the end: of the chosen sample, or of a whole cloud. */
   private async walk(): Promise<void> {
     const tab = this.tabs.get("student")!;
-    const { view } = this.model;
-    const isWhole = isCloud(view) && view.kind !== "sets";
+    const isWhole = this.look.isCloud && this.look.places === 1;
     const n = isWhole ? this.count : 1;
     const noise = isWhole ? normals(this.seed, "prior", n, this.size) : this.noiseAt([0, 0]);
     const wish = isWhole ? this.wish(n) : this.oneWish();
@@ -411,9 +487,14 @@ class Page {
       words: `noise level ${plain(level)}`,
     }));
     states.push({ x: made.x, words: isWhole ? "samples" : "sample" });
+    const shown: Samples[] = [];
+    for (const { x } of states) shown.push(this.drawn(await tab.inUnits(x, n), n, wish));
+    // Noise may lie far outside of samples under one condition.
+    const range = this.look.hasTiles ? this.frame.range : this.look.range(shown);
+    const frame = { ...this.frame, range, selected: isWhole ? this.selected : -1, tallest: 0 };
     const film = find("film");
     film.replaceChildren();
-    for (const { x, words } of states) {
+    states.forEach(({ words }, i) => {
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
@@ -422,8 +503,8 @@ class Page {
       caption.textContent = words;
       figure.append(canvas, caption);
       film.append(figure);
-      draw(canvas, { values: await tab.inUnits(x, n), n }, { ...this.frame, selected: -1 });
-    }
+      draw(canvas, shown[i], frame);
+    });
   }
 }
 
@@ -432,9 +513,10 @@ function note(name: string, value: number): void {
   document.documentElement.dataset[name] = String(value);
 }
 
-/** x at the scale of data, whose deviation is 1/2 in the model's units. */
+/** x at the scale of data, whose deviation is 1/2 in the model's units; 0 where a mask has none. */
 function toBeSeen(x: Float32Array): Float32Array {
-  const length = Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length);
+  const count = x.reduce((sum, value) => sum + (value === 0 ? 0 : 1), 0);
+  const length = Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / Math.max(count, 1));
   return length > 0.5 ? x.map((value) => (0.5 * value) / length) : x;
 }
 
@@ -443,7 +525,11 @@ function fill(select: HTMLSelectElement, options: [string, string][]): void {
 }
 
 const milliseconds = (seconds: number) =>
-  seconds < 0.01 ? `${(1e3 * seconds).toFixed(1)} ms` : `${Math.round(1e3 * seconds)} ms`;
+  seconds < 0.01
+    ? `${(1e3 * seconds).toFixed(1)} ms`
+    : seconds < 1
+      ? `${Math.round(1e3 * seconds)} ms`
+      : `${seconds.toFixed(1)} s`;
 
 const plain = (x: number | null) => (x === null ? "∞" : String(Number(x.toPrecision(3))));
 
@@ -452,6 +538,7 @@ const rough = (x: number) => String(Number(x.toPrecision(1)));
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 function fail(error: unknown): void {
+  find("slow").hidden = true;
   const status = find("status");
   status.className = "error";
   status.textContent = error instanceof Error ? error.message : String(error);

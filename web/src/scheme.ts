@@ -1,6 +1,6 @@
 // The steps of a sampler around evaluations of a network, as fewstep.export.scheme writes them.
 
-import { Ask, Combination, Condition, Maker, sizeOf } from "./model";
+import { Ask, Combination, Maker, Model, presence, sizeOf } from "./model";
 import { conditionInputs, floats, Network, tensor, Wish } from "./network";
 import { normals } from "./random";
 
@@ -28,13 +28,12 @@ export class TabMaker {
     readonly maker: Maker,
     readonly network: Network,
     readonly units: Network,
-    readonly shape: number[],
-    readonly conditions: Condition[],
+    readonly model: Model,
   ) {}
 
   /** Samples of the model's units in the data's, in float64. */
   async inUnits(x: Float32Array, n: number): Promise<Float64Array> {
-    return Float64Array.from(await this.units.run({ x0: floats(x, this.shape, n) }));
+    return Float64Array.from(await this.units.run({ x0: floats(x, this.model.shape, n) }));
   }
 
   /** Samples of these unit normals [n, size]; further noise is the seed's, from that row on. */
@@ -47,12 +46,14 @@ export class TabMaker {
     row = 0,
   ): Promise<Made> {
     const scheme = this.maker.schemes[String(steps)];
-    const size = sizeOf(this.shape);
+    const size = sizeOf(this.model.shape);
+    const there = presence(this.model, wish.values.mask);
+    const masked = (x: Float32Array) => (there ? x.map((value, i) => (there[i % size] ? value : 0)) : x);
     const fresh = scheme.noises.map((stream) =>
-      normals(seed, stream, row + n, size).subarray(row * size),
+      masked(normals(seed, stream, row + n, size).subarray(row * size)),
     );
     const start = performance.now();
-    let x: Float32Array = noise.map((value) => scheme.start * value);
+    let x: Float32Array = masked(noise.map((value) => scheme.start * value));
     const path: Made["path"] = [];
     const past: [Float32Array, Float32Array][] = [];
     let [draw, asked] = [0, 0];
@@ -65,7 +66,7 @@ export class TabMaker {
       });
       if (step.noisy) vectors.noise = fresh[draw++];
       for (let place = 0; place < step.asks.length; place++, asked++) {
-        vectors[`answer ${place}`] = await this.answer(step.asks[place], vectors, n, wish);
+        vectors[`answer ${place}`] = masked(await this.answer(step.asks[place], vectors, n, wish));
       }
       x = combine(step.result, vectors, x.length);
       if (step.memory) {
@@ -86,9 +87,9 @@ export class TabMaker {
     const x = combine(ask.point, vectors, vectors.x.length);
     const level = new Float32Array(n).fill(ask.level);
     const inputs = {
-      x: floats(x.map((value) => ask.in * value), this.shape, n),
+      x: floats(x.map((value) => ask.in * value), this.model.shape, n),
       level: floats(level, [], n),
-      ...conditionInputs(wish, this.conditions, n),
+      ...conditionInputs(wish, this.model.conditions, n),
     };
     if (this.maker.inputs.end) {
       const ends = Array.from({ length: n }, () => ask.end).flat();

@@ -18,13 +18,16 @@ export async function ask(
   }
   const names = Object.keys(cond);
   if (names.length && wish.labels) body.cond = { ...cond, label: wish.labels };
-  else if (names.length) body.cond = names.length === 1 ? cond[names[0]] : cond;
+  else if (names.length === 1 && names[0] !== "mask") body.cond = cond[names[0]];
+  else if (names.length) body.cond = cond;
   else if (wish.labels) body.label = wish.labels;
   const start = performance.now();
   const answer = await fetch("v1/samples", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
+  }).catch(() => {
+    throw new Error("The server does not answer. Start “fewstep serve” again, then ask for new noise.");
   });
   if (!answer.ok) throw new Error(await reason(answer, "the server"));
   const values = (await answer.json()).samples.flat(Infinity) as number[];

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fewstep.run.generator import Generator
     from fewstep.serve.limits import Limits
 
+LARGE = 13e6  # bytes of a page
+
 DESCRIPTION = (
     "Show a generator as a page that samples in the browser, and answer requests for samples over"
     " HTTP, with JSON, .npy or PNG. Requests that come together share the network's passes. SIGTERM"
@@ -133,9 +135,12 @@ def write_page(args: Args, place: str) -> None:
     from fewstep.page.model import model_of
 
     files.check_place(Path(place))
-    size = files.write(model_of(*generators(args), half=args.half), Path(place))
+    model = model_of(*generators(args), half=args.half)
+    size = files.write(model, Path(place))
     if not args.quiet:
-        print(f"{place}: {size / 1e6:.1f} MB")
+        smaller = (size - files.saved_by_half(model, Path(place))) / 1e6
+        hint = "" if args.half or size <= LARGE else f"; with --half about {smaller:.0f} MB"
+        print(f"{place}: {size / 1e6:.1f} MB{hint}")
 
 
 def listen(one: Socket, args: Args, limits: Limits) -> None:

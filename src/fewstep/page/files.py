@@ -72,6 +72,12 @@ def write(model: Model, out: Path) -> int:
     return sum(map(len, content.values()))
 
 
+def saved_by_half(model: Model, out: Path) -> float:
+    """About how many bytes fewer the page there has with weights as float16."""
+    networks = sum(len(model.files[one["file"]]) for one in model.facts["makers"] if one["file"])
+    return networks / 2 * (4 / 3 if out.suffix == ".html" else 1)  # base64
+
+
 def one_file(content: dict[str, bytes]) -> bytes:
     """The page with all its files inside."""
     html, style, script = (content[name].decode() for name in (INDEX, "page.css", "page.js"))

@@ -18,6 +18,7 @@ import torch
 from fewstep.base.conditions import DTYPES, Kind, kinds, leaves
 from fewstep.base.errors import UserError, require
 from fewstep.core.sampling import sampler
+from fewstep.data.units import EDM2_LATENTS, SD_LATENTS
 from fewstep.export.contents import data_name, number
 from fewstep.export.graph import condition_shapes, trace_module
 from fewstep.export.one_pass import numbers, pass_shapes, trace_pass
@@ -66,8 +67,12 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
             "view": {
                 "kind": view.kind,
                 "grey": list(grey) if grey else None,
-                "columns": [column.name for column in view.columns],
-                "axis": facts.units.axis,
+                "columns": [
+                    {"name": one.name, "type": one.type, "categories": list(one.categories)}
+                    for one in view.columns
+                ],
+                "axis": None if len(facts.shape) == 1 else view.axis,
+                "latents": are_latents(generator),
             },
             "labels": labels(generator),
             "conditions": conditions(generator),
@@ -92,6 +97,12 @@ def _teacher(
     need = f"another: {result['why']}"
     require(result["file"] is not None, "teacher", result["method"], need)
     return result
+
+
+def are_latents(generator: Generator) -> bool:
+    """Whether samples are an autoencoder's latents, as far as a run knows; not of which one."""
+    run = generator.run
+    return run.latents is not None or run.units in (EDM2_LATENTS, SD_LATENTS)
 
 
 def about(generator: Generator) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ log = logging.getLogger("fewstep")
 
 QUICK = 2**20  # bytes of an array that is written without another thread's help
 
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -55,17 +56,22 @@ def app(
     """
     batcher = Batcher(generator, batch=batch, workers=workers, thread_count=thread_count)
     service = Service(generator, limits or Limits(), batcher)
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/health", plainly(service.health)),
         Route("/v1/model", plainly(service.model)),
         Route("/v1/samples", plainly(service.samples), methods=["POST"]),
         *pages,
     ]
+    return application(routes, hosts, service.lifespan)
+
+
+def application(routes: list[BaseRoute], hosts: Sequence[str], lifespan: Lifespan) -> Starlette:
+    """These routes alone, for these hosts alone; without any, for all."""
     result = Starlette(
         routes=routes,
         middleware=[Middleware(HostCheck, names=hosts)] if hosts else [],
         exception_handlers={HTTPException: partial(unknown_page, routes)},
-        lifespan=service.lifespan,
+        lifespan=lifespan,
     )
     result.router.redirect_slashes = False
     return result

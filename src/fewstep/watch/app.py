@@ -9,19 +9,15 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from fewstep.serve.answers import Refusal
-from fewstep.serve.app import plainly, unknown_page
-from fewstep.serve.hosts import HostCheck
+from fewstep.serve.app import application, plainly
 from fewstep.watch import pages
 from fewstep.watch.examination import Doctor
 from fewstep.watch.reading import Look, Runs
@@ -48,7 +44,7 @@ def app(runs: Runs, doctor: Doctor | None = None, *, hosts: Sequence[str] = ()) 
     none: any.
     """
     service = Service(runs, doctor or Doctor("cpu"))
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/", plainly(service.all)),
         Route("/compare", plainly(service.comparison)),
         Route("/run/{number}", plainly(service.run)),
@@ -56,14 +52,7 @@ def app(runs: Runs, doctor: Doctor | None = None, *, hosts: Sequence[str] = ()) 
         Route("/run/{number}/doctor/start", plainly(service.start)),
         Route(pages.SCRIPT, plainly(service.script)),
     ]
-    result = Starlette(
-        routes=routes,
-        middleware=[Middleware(HostCheck, names=hosts)] if hosts else [],
-        exception_handlers={HTTPException: partial(unknown_page, routes)},
-        lifespan=service.lifespan,
-    )
-    result.router.redirect_slashes = False
-    return result
+    return application(routes, hosts, service.lifespan)
 
 
 class Service:

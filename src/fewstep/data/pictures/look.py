@@ -150,7 +150,7 @@ class Look:
     def columns(self) -> list[Column]:
         """The variables along the axis that has them; a category is one of them."""
         named = list(self.names.columns)
-        count = 1 if self._axis is None else self.shape[self._axis]
+        count = 1 if self.axis is None else self.shape[self.axis]
         if named and sum(column.width for column in named) == count:
             return named
         if count == 1 or (self.kind == "series" and len(self.shape) == 1):
@@ -159,7 +159,7 @@ class Look:
         return [Column(f"{noun} {place}") for place in range(count)]
 
     @property
-    def _axis(self) -> int | None:
+    def axis(self) -> int | None:
         """The axis of a sample along which its variables are."""
         if self.is_set:
             return 1
@@ -181,7 +181,7 @@ class Look:
             return self._by_column(flat[~flat.isnan().all(1)]).numpy()
         if self.kind == "sets":
             return x.numpy()
-        axis = self._axis
+        axis = self.axis
         whole = self.kind == "series" and len(self.shape) == 1
         x = x[:, None] if axis is None or whole else x.movedim(axis + 1, 1)
         while self.kind == "fields" and x.ndim > 4:
