@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
+import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.data import Units
@@ -87,10 +89,15 @@ def close(own: np.ndarray, truth: torch.Tensor, bound: float = 2e-5) -> None:
     assert np.abs(own - truth.numpy()).max() <= bound * max(scale, 1.0)
 
 
+@cache
+def page_of(name: str) -> tuple[fs.Generator, model.Model]:
+    generator = of_name(name)
+    return generator, model_of(generator)
+
+
 @pytest.mark.parametrize("name", ["mlp", "dit", "unet", "set_transformer"])
 def test_samples_are_the_generator_s(name):
-    generator = of_name(name)
-    made = model_of(generator)
+    generator, made = page_of(name)
     (student,) = made.facts["makers"]
     assert student["why"] == ""
     assert student["sampler_steps"] == [1, 2, 4, 8]
@@ -114,16 +121,15 @@ def test_of_every_kind_of_step(method, sampler):
 
 
 def test_the_check_is_the_default_s_samples():
-    generator = of_name("dit")
-    check = model_of(generator).facts["check"]
+    generator, made = page_of("dit")
+    check = made.facts["check"]
     values = np.frombuffer(base64.b64decode(check["samples"]), "<f8")
     truth = generator.sample(check["n"], steps=check["steps"], seed=0, cond=middle(generator))
     assert np.array_equal(values, truth.numpy().ravel())
 
 
 def test_the_condition_is_from_the_middle_of_the_data():
-    generator = of_name("dit")
-    found = {one["name"]: one for one in model_of(generator).facts["conditions"]}
+    found = {one["name"]: one for one in model.conditions(of_name("dit"))}
     assert found["features"]["value"] == [3.0, -1.0]
     assert found["features"]["has_controls"]
     assert all(found["mask"]["value"])
@@ -133,8 +139,7 @@ def test_the_condition_is_from_the_middle_of_the_data():
 def test_columns_of_a_table_keep_their_types_and_categories():
     """Else a category's numbers would be taken for columns."""
     columns = (Column("age", "int"), Column("work", "category", ("own", "other")))
-    view = model_of(small(names=Names(columns=columns))).facts["view"]
-    assert view["columns"] == [
+    assert model.view(small(names=Names(columns=columns)))["columns"] == [
         {"name": "age", "type": "int", "categories": []},
         {"name": "work", "type": "category", "categories": ["own", "other"]},
     ]
@@ -145,7 +150,7 @@ def test_columns_of_a_table_keep_their_types_and_categories():
 )
 def test_the_page_knows_where_channels_are(shape, axis, expected):
     units = Units() if axis is None else Units((0.0,) * 4, (1.0,) * 4, axis=axis)
-    assert model_of(small(shape=shape, units=units)).facts["view"]["axis"] == expected
+    assert model.view(small(shape=shape, units=units))["axis"] == expected
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,7 @@ def test_the_page_knows_where_channels_are(shape, axis, expected):
 def test_latents_are_called_so(run, expected):
     generator = small()
     latent = replace(generator, run=replace(generator.run, **run))
-    assert model_of(latent).facts["view"]["latents"] is expected
+    assert model.view(latent)["latents"] is expected
 
 
 def test_a_teacher_stands_beside():

@@ -54,26 +54,15 @@ def model_of(generator: Generator, teacher: Generator | None = None, half: bool 
     """
     facts = generator.facts
     files: dict[str, bytes] = {}
-    makers = [_maker("student", generator, counts_of(generator), half, files)]
-    if teacher is not None:
-        makers.append(_teacher(teacher, generator, half, files))
-    view = facts.look
-    grey = view.black_and_white
+    # The teacher first: one that does not fit is refused before a network is traced.
+    others = [] if teacher is None else [_teacher(teacher, generator, half, files)]
+    makers = [_maker("student", generator, counts_of(generator), half, files), *others]
     return Model(
         {
             "data": data_name(generator.run.data),
             "about": about(generator),
             "shape": list(facts.shape),
-            "view": {
-                "kind": view.kind,
-                "grey": list(grey) if grey else None,
-                "columns": [
-                    {"name": one.name, "type": one.type, "categories": list(one.categories)}
-                    for one in view.columns
-                ],
-                "axis": None if len(facts.shape) == 1 else view.axis,
-                "latents": are_latents(generator),
-            },
+            "view": view(generator),
             "labels": labels(generator),
             "conditions": conditions(generator),
             "makers": makers,
@@ -97,6 +86,22 @@ def _teacher(
     need = f"another: {result['why']}"
     require(result["file"] is not None, "teacher", result["method"], need)
     return result
+
+
+def view(generator: Generator) -> dict[str, Any]:
+    """How samples are drawn."""
+    facts, look = generator.facts, generator.facts.look
+    grey = look.black_and_white
+    return {
+        "kind": look.kind,
+        "grey": list(grey) if grey else None,
+        "columns": [
+            {"name": one.name, "type": one.type, "categories": list(one.categories)}
+            for one in look.columns
+        ],
+        "axis": None if len(facts.shape) == 1 else look.axis,
+        "latents": are_latents(generator),
+    }
 
 
 def are_latents(generator: Generator) -> bool:
