@@ -21,6 +21,7 @@ from fewstep.data.columns import Column, Names
 from fewstep.page import model
 from fewstep.page.model import middle, model_of
 from tests.export.generators import of_name, small
+from tests.support.rows import long_if
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:
@@ -95,7 +96,12 @@ def page_of(name: str) -> tuple[fs.Generator, model.Model]:
     return generator, model_of(generator)
 
 
-@pytest.mark.parametrize("name", ["mlp", "dit", "unet", "set_transformer"])
+NETWORKS = ("mlp", "dit", "unet", "set_transformer")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=long_if(name == "unet")) for name in NETWORKS]
+)
 def test_samples_are_the_generator_s(name):
     generator, made = page_of(name)
     (student,) = made.facts["makers"]
