@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond, pick
 from fewstep.base.device import send
-from fewstep.base.errors import UserError, require
+from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.randomness import fork_rng
 from fewstep.base.timing import span
-from fewstep.core import abilities, distances, scalings, spaces, targets, tell, weights
+from fewstep.core import abilities, distances, parts, scalings, spaces, targets, tell, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
 from fewstep.core.denoiser import (
@@ -148,7 +148,16 @@ class Method:
     # The method of the stage whose average this one starts from and keeps frozen.
     before: Method | None = None
 
+    def __new__(cls, **values: Any) -> Method:
+        """Raises UserError for a part that there is not."""
+        if cls.__init__ is Method.__init__:
+            names = [part.name for part in fields(Method)]
+            for name in values.keys() - {*names}:
+                raise unknown("part of a method", name, names)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        parts.check(vars(self))
         if self.target is None and abilities.at_anchor(self.times) is False:
             raise UserError(
                 f"target = None: expected a target, since {type(self.times).__name__} gives r > a"
@@ -171,8 +180,8 @@ class Method:
     @property
     def needs(self) -> frozenset[str]:
         """The names of the models that the loss uses."""
-        parts = (self.coupling, self.target, self.balance, self.space, *self.terms)
-        return frozenset({"student"}).union(*map(abilities.needs, parts))
+        asking = (self.coupling, self.target, self.balance, self.space, *self.terms)
+        return frozenset({"student"}).union(*map(abilities.needs, asking))
 
     @property
     def ends(self) -> int:
@@ -200,6 +209,11 @@ class Method:
         makers: dict[str, Callable[[tuple[int, ...]], nn.Module]]
         makers = {} if balance is None else {"balance": lambda shape: balance()}
         return makers if encoder is None else {**makers, "encoder": encoder}
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether it has another loss than this class's, of which less is known."""
+        return type(self).loss is not Method.loss
 
     @property
     def denoises(self) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.base.conditions import pick
 from fewstep.base.errors import FewstepError, UserError
-from fewstep.core import abilities
+from fewstep.core import abilities, parts
 from fewstep.core.denoiser import Models, quiet
 from fewstep.core.method import Method
 from fewstep.core.targets import Probe
-from fewstep.run.config import Run
+from fewstep.run.config import OWN, Run
 from fewstep.run.prepare import Prepared, fill_auto
 from fewstep.run.stages import Stage, stage_at
 from fewstep.training.batches import Batch, cut, draw_batch, sharing, to_device
@@ -69,15 +70,40 @@ def trial(run: Run, method: Method, models: Models, batch: Batch) -> Probe:
 
 
 def _first_batch(prepared: Prepared, method: Method) -> Batch:
-    """The batch of step 0 where the method trains the whole run."""
-    stage = Stage(prepared.run, method)
-    return to_device(draw_batch(stage, prepared.arrays, 0), prepared.device)
+    """The batch of step 0 where the method trains the whole run.
+
+    Raises UserError for times that are out of order there, half-way or at the last step.
+    """
+    run, name = prepared.run, name_of(prepared.run)
+    stage = Stage(run, parts.watch(method, name, ["times"]))
+    batch = draw_batch(stage, prepared.arrays, 0)
+    parts.check_times(batch.times, run.batch, name)
+    u, ordinal = batch.times.u, torch.arange(run.batch)
+    assert u is not None
+    for step in (stage.last // 2, stage.last - 1):
+        progress = stage.progress(step)
+        times = stage.method.times(u, progress, ordinal)
+        parts.check_times(times._replace(progress=progress), run.batch, name)
+    return to_device(batch, prepared.device)
+
+
+def name_of(run: Run) -> str:
+    """What its method is called in messages."""
+    return "your method" if run.method == OWN else run.method
+
+
+def rows_of(method: Method, batch: Batch) -> int:
+    """How many a trial takes: whole groups, no size of the data, so that axes are told apart."""
+    least, size = method.group, len(batch.x0)
+    sizes = {1, *batch.x0.shape[1:]}
+    counts = (count for count in range(least, size + 1, least) if count not in sizes)
+    return next(counts, max(2, least))
 
 
 def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED) -> bool:
     """One loss and gradient before anything is written; whether some weights got no gradient.
 
-    Raises UserError where the network does not fit the data.
+    Raises UserError where the network does not fit the data, or a part of the method its own place.
     """
     run = prepared.run
     batch = _first_batch(prepared, method)
@@ -86,22 +112,25 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
             f"target = None: expected a target, since {type(method.times).__name__} gives r > a"
         )
     sharing(run, method)  # raises where blocks part groups
-    rows = max(2, method.group)
+    rows, name = rows_of(method, batch), name_of(run)
     few = cut(batch, slice(0, rows), slice(0, 1))
     try:
         with in_precision(run.precision):
             models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
-            loss = method.loss(models, few.x0, few.z, few.times, few.cond, few.seeds)
+            loss = parts.watch(method, name).loss(
+                models, few.x0, few.z, few.times, few.cond, few.seeds
+            )
+            parts.check_loss(loss, len(few.x0), name)
             buffers = [buffer.clone() for buffer in state.student.buffers()]
             loss.mean().backward()
+    except parts.PartError as error:
+        if error.__cause__ and _is_inside(error.__cause__, state.student.network):
+            raise _misfit(run, batch, error.__cause__, advice) from error
+        raise
     except FewstepError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
-            f" {reason}; {advice}"
-        ) from error
+        raise _misfit(run, batch, error, advice) from error
     if not all(map(_same, buffers, state.student.buffers())):
         raise UserError(
             f"the network {run.network!r} counts its passes in a buffer, as BatchNorm does, and"
@@ -110,6 +139,21 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
     has_unused = any(p.grad is None for p in state.trainable.parameters())
     state.trainable.zero_grad(set_to_none=True)
     return has_unused
+
+
+def _misfit(run: Run, batch: Batch, error: BaseException, advice: str) -> UserError:
+    """The error where the network does not fit the data."""
+    reason = str(error).partition("\n")[0]
+    return UserError(
+        f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
+        f" {reason}; {advice}"
+    )
+
+
+def _is_inside(error: BaseException, network: nn.Module) -> bool:
+    """Whether it was raised in the network's own pass."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_locals.get("self") is network for frame, _ in frames)
 
 
 def compile_passes(prepared: Prepared, state: State) -> None:

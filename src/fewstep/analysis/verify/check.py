@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from fewstep.core.parts import place_of
+
 Measure = Callable[[], float]
 M = TypeVar("M", bound=Measure)
 S = TypeVar("S")
@@ -184,12 +186,8 @@ def advice(exception: Exception, look: str) -> str:
     own = str(Path(__file__).parent)
     if isinstance(exception, ValueError) and frames[-1].filename.startswith(own):
         return f"; {look}"
-    package = str(Path(__file__).parents[2])
-    libraries = (package, str(Path(torch.__file__).parent))
-    users = [frame for frame in frames if not frame.filename.startswith(libraries)]
-    line = f" ({Path(users[-1].filename).name}, line {users[-1].lineno})" if users else ""
     place = look[max(look.rfind("see "), 0) :]
-    return f"{line}; {place}"
+    return f"{place_of(exception)}; {place}"
 
 
 def run(checks: Iterable[Check]) -> Iterator[Outcome]:

@@ -130,7 +130,7 @@ def one_seed_one_loss(subject: Subject) -> float:
 def order_of_times(subject: Subject) -> float:
     """t = a is no mistake where the goal is the method's own: there the student is a denoiser."""
     method = subject.make()
-    may_rest = has_own_loss(method) or abilities.goal(method.target) is not None
+    may_rest = method.has_own_loss or abilities.goal(method.target) is not None
     batches = [times for _, _, times in subject.batches(method)]
     return worst(*(disorder(method, times, may_rest) for times in batches))
 
@@ -148,11 +148,6 @@ def student_alone(subject: Subject) -> float:
         raise ValueError("no gradient reaches the student")
     others = [net.numbers.grad for net in (nets.ema, nets.teacher, nets.frozen)]
     return worst(0.0, *(grad.abs().max().item() for grad in others if grad is not None))
-
-
-def has_own_loss(method: Method) -> bool:
-    """Whether it has another loss than the package's, of which less is known."""
-    return type(method).loss is not Method.loss
 
 
 def row_gradients(method: Method, nets: Cast, inputs: Inputs) -> Tensor:
@@ -205,7 +200,7 @@ def slope_of_loss(subject: Subject) -> float:
         method = replace(method, balance=balances.unbalanced, terms=())
     method, _ = with_goals_still(method)
     gradients = row_gradients(method, nets, inputs)
-    student = FixedTarget(nets.student, inputs[2].t if has_own_loss(method) else None)
+    student = FixedTarget(nets.student, inputs[2].t if method.has_own_loss else None)
     models = replace(nets.models(), student=student)
 
     def losses(shift: Tensor) -> Tensor:
@@ -223,7 +218,7 @@ def slope_of_loss(subject: Subject) -> float:
             f"a row's gradient is {ratios.min():.2g} to {ratios.max():.2g} times the slope of its"
             " loss, along it: a factor without gradient, of which only the direction is checked"
         )
-    if has_own_loss(method):
+    if method.has_own_loss:
         raise NotCheckable("your own loss has gradient from more than the student's answer at t")
     return error
 
@@ -296,7 +291,7 @@ def boundary_without_network(subject: Subject) -> float:
     loss = method.loss(everyone(as_map(blind), method), x0, z, times)
     truth = method.loss(everyone(nets.student, method), x0, z, times)
     finite = torch.isfinite(truth)  # a weight may be infinite where the method has no rows
-    if has_own_loss(method) and not bool(torch.isfinite(loss[finite]).all()):
+    if method.has_own_loss and not bool(torch.isfinite(loss[finite]).all()):
         raise NotCheckable("your own loss asks a network at r, also where r = a")
     return apart(loss[finite], truth[finite])
 
@@ -340,7 +335,7 @@ def constant_data(subject: Subject) -> float:
         if not math.isfinite(value.item()):
             raise ValueError(f"the {what} is {value.item()} where the student is the goal")
     error = loss.abs().max().item()
-    if has_own_loss(method) and error > 1e-9:
+    if method.has_own_loss and error > 1e-9:
         raise NotCheckable(f"your own loss is {error:.2g} there: what it is at best is not known")
     return error
 
