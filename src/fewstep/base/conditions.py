@@ -272,6 +272,7 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
     """n rows of a tensor that is no label."""
     dtype, shape = DTYPES[kind[0]], tuple(kind[1])
     value = None if cond is None else tensor(name, cond)
+    _check_row(name, value, shape, n)
     if (
         value is None
         or value.shape not in (shape, (1, *shape), (n, *shape))
@@ -284,6 +285,36 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
         )
     _check_finite(name, value)
     return value.to(dtype).expand(n, *shape)
+
+
+def _check_row(name: str, value: Tensor | None, shape: tuple[int, ...], n: int) -> None:
+    """Raises UserError for rows of another size, or for as many as there are no samples."""
+    if value is None or value.shape == shape or value.ndim != 1 + len(shape):
+        return
+    own = tuple(value.shape[1:])
+    if own != shape and len(shape) == 1:
+        raise UserError(f"{name} has {own[0]} numbers a row, expected {shape[0]}")
+    if own != shape:
+        raise UserError(f"{name} has rows of shape {own}, expected {shape}")
+    if len(value) not in (1, n):
+        raise UserError(
+            f"{name} has {len(value)} rows for {n} samples: expected as many (--n {len(value)}), or"
+            " one row for all"
+        )
+
+
+def count_rows(cond: Any, kind: Kind) -> int | None:
+    """How many samples a condition of that kind is for; None where it goes for any number."""
+    if isinstance(kind, Mapping):
+        parts = cond if isinstance(cond, Mapping) else _sole_part(cond, kind)
+        if not isinstance(parts, Mapping):
+            return None
+        counts = {count_rows(part, kind.get(str(key))) for key, part in parts.items()} - {None}
+        return counts.pop() if len(counts) == 1 else None
+    axes = 0 if isinstance(kind, str) else len(kind[1]) if kind else -1
+    if cond is None or axes < 0 or np.ndim(cond) != axes + 1 or len(cond) < 2:
+        return None
+    return len(cond)
 
 
 def _fit_labels(

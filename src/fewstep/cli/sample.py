@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fewstep.data.pictures import Rows
     from fewstep.run.generator import Generator
 
+COUNT = 100  # samples, where nothing says how many
 DESCRIPTION = (
     "Draw samples from a run folder or a shipped generator. A run of `fewstep distill` takes"
     " prompts: fewstep sample RUN --help.\n\n"
@@ -37,8 +38,8 @@ class OwnArgs:
     """Run folder or shipped name, such as digits."""
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's default (1 for consistency models)."""
-    n: int = 100
-    """Number of samples."""
+    n: int | None = None
+    """Number of samples; left out, one for each row of --cond, else 100."""
     seed: int = 0
     """The same seed gives the same samples."""
     label: str | None = None
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
     if args.out.suffix not in output.ENDINGS:
         ends = ", ".join(output.ENDINGS)
         raise UserError(f"--out {args.out}: expected a name that ends in {ends}")
-    if args.n < 1:
+    if args.n is not None and args.n < 1:
         raise UserError(f"--n {args.n}: expected at least 1")
     if args.cond is not None and args.label is not None:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
@@ -94,6 +95,7 @@ def main(argv: list[str]) -> int:
 
 def sample(args: Args, world: World, device: torch.device) -> int:
     """The samples, of all processes together, in the file; returns the exit code."""
+    from fewstep.base.conditions import count_rows
     from fewstep.data import read_condition
     from fewstep.run import output
     from fewstep.run.generator import load
@@ -104,18 +106,21 @@ def sample(args: Args, world: World, device: torch.device) -> int:
     names = generator.facts.names
     output.check(args.out, generator, "--out")
     cond = args.label if args.cond is None else read_condition(args.cond, names)
+    rows = None if args.cond is None else count_rows(cond, generator.facts.cond)
+    n = args.n or rows or COUNT
     generator = sampled_by(generator, args)
     options: dict[str, Any]
     options = {"steps": args.steps, "seed": args.seed, "cond": cond, "batch": args.batch}
     if not world.main:  # it keeps none of them
-        check_finite(generator.sample_parts(args.n, **options), args.n)
+        check_finite(generator.sample_parts(n, **options), n)
         return 0
-    x = generator.sample(args.n, **options)
-    check_finite([x], args.n)
+    x = generator.sample(n, **options)
+    check_finite([x], n)
     beside, missing = rows_beside(x, generator, cond, args)
     about = output.write(args.out, x, generator, cond, beside) + missing
     if not args.quiet:
-        line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
+        each = f", one for each row of {args.cond}," if args.n is None and rows else ""
+        line = f"{n} samples of shape {tuple(x.shape[1:])}{each} in {args.out}"
         print(f"{line}: {about}" if about else line)
     return 0
 
@@ -144,7 +149,7 @@ def rows_beside(x: Tensor, generator: Generator, cond: Any, args: Args) -> tuple
     run, facts = generator.run, generator.facts
     if args.out.suffix != ".png" or facts.look.kind == "tiles":
         return None, ""
-    samples = Rows("samples", x, generator.conditions(args.n, cond))
+    samples = Rows("samples", x, generator.conditions(len(x), cond))
     try:
         dataset = data_of(run, facts, args.data) if args.data else data_at_hand(run, facts)
     except (FewstepError, OSError) as error:

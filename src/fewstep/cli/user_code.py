@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from fewstep.base.errors import UserError
@@ -25,11 +26,30 @@ def import_function(kind: str, name: str) -> Callable[..., Any]:
     sys.path.insert(0, "")  # as `python -m` does, so that a file in this folder is found
     try:
         function: Callable[..., Any] = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{kind} {name!r}: {_absence(module, attribute, error)}") from error
     except Exception as error:  # whatever the user's own file does when it is imported
         raise UserError(f"{kind} {name!r}: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UserError(f"{kind} {name!r} is a {type(function).__name__}: expected a function")
     return function
+
+
+def _absence(module: str, attribute: str, error: ModuleNotFoundError) -> str:
+    """Why there is no module: typed as a file, not in this folder, or one that it imports."""
+    path = Path(module)
+    is_file = path.suffix == ".py"
+    if is_file:
+        parts = path.with_suffix("").parts
+        own = ".".join(parts) if set(parts).isdisjoint({"..", "/"}) else path.stem
+        place = f"{own.replace('.', '/')}.py"
+        text = f"did you mean {own}:{attribute}? A module has no .py"
+    elif error.name and f"{module}.".startswith(f"{error.name}."):
+        place = f"{module.replace('.', '/')}.py"
+        text = f"no module {module!r}"
+    else:
+        return f"{type(error).__name__}: {error}"
+    return text if Path(place).is_file() else f"{text}; {place} is looked for in this folder"
 
 
 def parts_by_run(

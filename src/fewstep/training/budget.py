@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewstep.base.conditions import Cond, each
 from fewstep.base.errors import UserError
 from fewstep.base.surroundings import surroundings, threads
-from fewstep.core import abilities
+from fewstep.core import abilities, parts
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
 from fewstep.networks.attention import has_tangent
@@ -38,7 +38,7 @@ from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch, to_device
 from fewstep.training.precision import PASSES
-from fewstep.training.preflight import trial
+from fewstep.training.preflight import name_of, trial
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
@@ -87,8 +87,10 @@ class Passes:
 
 def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     """Of the student, its averages and frozen networks, and of the teacher."""
-    stage = Stage(prepared.run, method)
-    batch = draw_batch(stage, prepared.arrays, 0)
+    name = name_of(prepared.run)
+    batch = draw_batch(
+        Stage(prepared.run, parts.watch(method, name, ["times"])), prepared.arrays, 0
+    )
     own, teacher = _Count(abilities.ends(method)), _Count()
     shape = prepared.facts.shape
     beside: dict[str, Any] = {name: make(shape) for name, make in method.beside.items()}
@@ -96,6 +98,7 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     # Of the stand-in differences are always right: the run's own network decides.
     if result := trial(prepared.run, method, models, batch):
         method = replace(method, target=result[0])
+    method = parts.watch(method, name)
     method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
     rows = len(batch.x0)
     ours, theirs = (
