@@ -288,6 +288,17 @@ def test_what_cannot_be_seen_of_a_method_is_no_mistake_of_it(name, reasons, caps
     assert f", {len(reasons)} cannot be checked," in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["over_the_batch", "one_number"])
+def test_what_rests_on_rows_that_are_apart_is_not_checkable_where_they_are_not(name):
+    """A mean over the batch is one mistake, and told once."""
+    results = run(target.checks_of(getattr(own_parts, name), name))
+    verdicts = {result.name.split(": ", 1)[1]: result for result in results}
+    assert verdicts["a batch is its items"].passed is False
+    for check in ("a batch is its items, under dropout", "labels reach the rows they belong to"):
+        assert verdicts[check].passed is None
+        assert verdicts[check].problem == '"a batch is its items" does not hold: mend that first'
+
+
 def test_an_exception_is_shown_with_its_line_and_without_a_guess_at_another_cause():
     results = run(target.checks_of(own_parts.wrong_name, "wrong_name"))
     (problem,) = {result.problem for result in results} - {""}  # in every check the same

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fewstep as fs
 from fewstep import data
+from fewstep.base.conditions import count_rows
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.cli import main
@@ -22,6 +23,8 @@ from fewstep.run.facts import Facts
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from tests.support.toys import tiny_run
+
+MIXED = {"label": data.LABELS, "features": ["float32", [4]]}
 
 
 def normals(*shape: int, stream: str = "x") -> torch.Tensor:
@@ -184,8 +187,12 @@ def test_the_networks_take_what_they_can_and_name_what_they_cannot():
     for name in ("numbers", "features"):
         g = fs.train(tiny_run(), {"x0": x0, "cond": KINDS[name]}, progress=False, device="cpu")
         assert g.sample(3, cond=KINDS[name][:3]).shape == (3, 4)
-        for bad in (None, KINDS[name][:2], 3 * [[[1.0]]]):
-            with pytest.raises(UserError, match="this generator needs float32 of shape"):
+        for bad, message in (
+            (None, "this generator needs float32 of shape"),
+            (KINDS[name][:2], r"cond has 2 rows for 3 samples: expected as many \(--n 2\)"),
+            (3 * [[[1.0]]], r"\(1, 1\), expected|needs float32 of shape"),
+        ):
+            with pytest.raises(UserError, match=message):
                 g.sample(3, cond=bad)
     for name, message in (
         ("tokens", "features = ..int64"),
@@ -337,9 +344,19 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     np.testing.assert_array_equal(np.load("x.npy"), fs.load("run").sample(5, cond=target))
     capsys.readouterr()
     np.save("one.npy", features[:5])
+    np.save("wide.npy", np.zeros((5, 3), "float32"))
+    np.save("row.npy", features[0])
+    for name, text in (
+        ("five.npz", "5 samples of shape (4,), one for each row of five.npz, in x.npy"),
+        ("one.npy", "5 samples of shape (4,), one for each row of one.npy, in x.npy"),
+        ("row.npy", "100 samples of shape (4,) in x.npy"),
+    ):
+        assert main(["sample", "run", "--cond", name, "--out", "x.npy"]) == 0
+        assert capsys.readouterr().out == f"{text}\n"
     for words, message in (
-        (["--cond", "five.npz"], r"this generator needs float32 of shape (100, 2)"),
-        (["--cond", "one.npy"], r"this generator needs float32 of shape (100, 2)"),
+        (["--cond", "five.npz", "--n", "6"], "features has 5 rows for 6 samples: expected as many"),
+        (["--cond", "one.npy", "--n", "6"], "(--n 5), or one row for all"),
+        (["--cond", "wide.npy"], "features has 3 numbers a row, expected 2"),
         (["--label", "1"], "expected a dict with features, label"),
         (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
         (["--cond", "five.npz", "--label", "1"], "expected one or the other"),
@@ -347,6 +364,27 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     ):
         assert main(["sample", "run", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cond", "kind", "count"),
+    [
+        (np.zeros((5, 4)), ["float32", [4]], 5),
+        (np.zeros(4), ["float32", [4]], None),
+        (np.zeros((1, 4)), ["float32", [4]], None),  # one row for all
+        (np.zeros(5), ["float32", []], 5),
+        (np.zeros((5, 2)), data.LABELS, None),
+        (np.zeros(5, int), data.LABELS, 5),
+        (3, data.LABELS, None),
+        (np.zeros(5), None, None),
+        ({"label": np.zeros(5), "features": np.zeros((5, 4))}, MIXED, 5),
+        ({"label": 3, "features": np.zeros((5, 4))}, MIXED, 5),
+        ({"label": np.zeros(6), "features": np.zeros((5, 4))}, MIXED, None),
+        (np.zeros((5, 4)), MIXED, 5),
+    ],
+)
+def test_a_condition_says_for_how_many_samples_it_is(cond, kind, count):
+    assert count_rows(cond, kind) == count
 
 
 def test_the_only_part_beside_labels_may_stand_alone():

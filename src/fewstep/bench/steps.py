@@ -25,7 +25,7 @@ from fewstep.run.prepare import Prepared
 from fewstep.statistics.intervals import Median, median_interval
 from fewstep.training.batches import Batch, draw_batch, to_device
 from fewstep.training.hand_over import enter_stage
-from fewstep.training.preflight import choose_by_trial
+from fewstep.training.preflight import choose_by_trial, try_out
 from fewstep.training.state import State, new_state
 from fewstep.training.step import gradients, train_step
 
@@ -78,6 +78,8 @@ class Trainer:
         self.name = name
         self.state = new_state(prepared)
         prepared, _ = choose_by_trial(prepared, self.state)
+        for stage in prepared.stages:
+            try_out(prepared, stage.method, self.state)
         self.prepared = prepared
         last = prepared.stages[-1]
         self.at = last.first + int(LATE * (last.last - last.first))

@@ -7,8 +7,8 @@ step, so that an error names the part that was called and not what surrounds it.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +21,97 @@ from fewstep.core.times import Times
 if TYPE_CHECKING:
     from fewstep.core.method import Method
 
-# How each is called, and what it gives.
-USAGE = {
-    "times": "times(u, progress, ordinal) -> Times",
-    "coupling": "coupling(models, process, x0, z, times, cond) -> x_t, x_r",
-    "target": "target(models) -> a denoiser",
-    "space": "space(process, x_t, x0_hat, times) -> a tensor like x0_hat",
-    "distance": "distance(x, y) -> [B]",
-    "weight": "weight(process, times) -> [B]",
-    "balance": "balance(loss, times, models) -> [B]",
-    "terms": "term(models, process, x0, z, times, cond, run) -> [B]",
-    "tell": "tell(times, cond) -> cond",
-}
-# What targets may have beside their call.
-GOAL = {
-    "goal": "goal(process, models, x_t, x_r, times, cond, run) -> a tensor like x_t",
-    "guess": "guess(process, models, x_t, times, cond, run) -> a tensor like x_t",
-}
-BY_ROW = {"distance", "weight", "balance", "term"}
 SLACK = 1e-9  # by which times may be out of order
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = (str(PACKAGE), str(Path(torch.__file__).parent))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How parts of one name are called, and what is expected in place of a value; "" if nothing."""
+
+    usage: str
+    need: Callable[[Any, tuple[Any, ...]], str]
+
+
+def anything(value: Any, args: tuple[Any, ...]) -> str:
+    """Nothing is asked of it."""
+    return ""
+
+
+def by_row(value: Any, args: tuple[Any, ...]) -> str:
+    """`[B]` of the call's first tensor."""
+    count = next(len(one) for one in args if isinstance(one, Tensor))
+    return _rows_need(value, count)
+
+
+def by_time(value: Any, args: tuple[Any, ...]) -> str:
+    """`[B]` of the call's times."""
+    return _rows_need(value, next(len(one.t) for one in args if isinstance(one, Times)))
+
+
+def by_time_or_one(value: Any, args: tuple[Any, ...]) -> str:
+    """`[B]` of the call's times, or one number as a tensor."""
+    is_one = isinstance(value, Tensor) and value.numel() == 1
+    return "" if is_one else by_time(value, args)
+
+
+def _rows_need(value: Any, rows: int) -> str:
+    fine = isinstance(value, Tensor) and value.shape == (rows,)
+    return "" if fine else f"one number for each of {rows} rows"
+
+
+def like(place: int) -> Callable[[Any, tuple[Any, ...]], str]:
+    """Of the shape of the call's argument in that place."""
+
+    def need(value: Any, args: tuple[Any, ...]) -> str:
+        fine = isinstance(value, Tensor) and value.shape == args[place].shape
+        return "" if fine else f"shape {tuple(args[place].shape)}"
+
+    return need
+
+
+def pair(value: Any, args: tuple[Any, ...]) -> str:
+    """Two tensors like x0, the third argument."""
+    fine = isinstance(value, tuple | list) and len(value) == 2
+    fine = fine and not any(like(2)(one, args) for one in value)
+    return "" if fine else f"two of shape {tuple(args[2].shape)}"
+
+
+def same_rows(value: Any, args: tuple[Any, ...]) -> str:
+    """As many rows as the second argument."""
+    rows = len(args[1])
+    fine = isinstance(value, Tensor) and value.shape[:1] == (rows,)
+    return "" if fine else f"{rows} rows"
+
+
+def times_of_rows(value: Any, args: tuple[Any, ...]) -> str:
+    """`Times`, which `check_times` looks into."""
+    return "" if isinstance(value, Times) else "fewstep.Times"
+
+
+def function(value: Any, args: tuple[Any, ...]) -> str:
+    """Something to call."""
+    return "" if callable(value) else "a denoiser"
+
+
+KINDS = {
+    "times": Kind("times(u, progress, ordinal) -> Times", times_of_rows),
+    "coupling": Kind("coupling(models, process, x0, z, times, cond) -> x_t, x_r", pair),
+    "target": Kind("target(models) -> a denoiser", function),
+    "space": Kind("space(process, x_t, x0_hat, times) -> a tensor like x0_hat", same_rows),
+    "distance": Kind("distance(x, y) -> [B]", by_row),
+    "weight": Kind("weight(process, times) -> [B]", by_time_or_one),
+    "balance": Kind("balance(loss, times, models) -> [B]", by_time),
+    "terms": Kind("term(models, process, x0, z, times, cond, run) -> [B]", by_time),
+    "tell": Kind("tell(times, cond) -> cond", anything),
+}
+# What targets may have beside their call, and what they give.
+OF_TARGETS = {
+    "goal": Kind("goal(process, models, x_t, x_r, times, cond, run) -> a tensor like x_t", like(2)),
+    "guess": Kind("guess(process, models, x_t, times, cond, run) -> a tensor like x_t", like(2)),
+}
+DENOISER = Kind("(x_t, t, cond) -> a tensor like x_t", like(0))
 
 
 class PartError(UserError):
@@ -50,13 +120,14 @@ class PartError(UserError):
 
 def check(parts: Mapping[str, Any]) -> None:
     """Raises UserError for a part of a method that cannot be called."""
-    for name, value in parts.items():
+    for name, kind in KINDS.items():
+        value = parts[name]
         if name == "terms":
-            require(isinstance(value, tuple | list), name, value, f"a tuple of {USAGE[name]}")
+            require(isinstance(value, tuple | list), name, value, f"a tuple of {kind.usage}")
             for number, term in enumerate(value):
-                require(callable(term), f"terms[{number}]", term, USAGE[name])
-        elif name in USAGE and not (name == "target" and value is None):
-            require(callable(value), name, value, USAGE[name])
+                require(callable(term), f"terms[{number}]", term, kind.usage)
+        elif value is not None or name != "target":
+            require(callable(value), name, value, kind.usage)
 
 
 def place_of(error: BaseException) -> str:
@@ -69,12 +140,11 @@ def place_of(error: BaseException) -> str:
 class _Part:
     """A part in whose place it is called, with the same abilities. Raises PartError."""
 
-    def __init__(self, part: Any, name: str, owner: str, usage: str) -> None:
-        self._part = part
-        self._text = f"the {name} of {owner}"
-        self._name, self._owner, self._usage = name, owner, usage
+    def __init__(self, part: Any, name: str, owner: str, kind: Kind) -> None:
+        self._part, self._name, self._owner, self._kind = part, name, owner, kind
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        what, usage = f"the {self._name} of {self._owner}", self._kind.usage
         try:
             value = self._part(*args, **options)
         except (FewstepError, torch.OutOfMemoryError):
@@ -82,82 +152,32 @@ class _Part:
         except Exception as error:  # of any kind: it is the user's
             reason = str(error).strip().partition("\n")[0]
             raise PartError(
-                f"{self._text} fails: {type(error).__name__}: {reason}{place_of(error)};"
-                f" expected {self._usage}"
+                f"{what} fails: {type(error).__name__}: {reason}{place_of(error)}; expected {usage}"
             ) from error
-        return self._look_at(value, args)
+        need = self._kind.need(value, args)
+        if need:
+            raise PartError(f"{what} gave {describe(value)}, expected {need}: {usage}")
+        if self._name == "target" and not isinstance(value, nn.Module):
+            return _Part(value, "target's denoiser", self._owner, DENOISER)
+        return value
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._part, name)
-        if self._name == "target" and name in GOAL and value is not None:
-            return _Part(value, f"target's {name}", self._owner, GOAL[name])
+        if self._name == "target" and name in OF_TARGETS and value is not None:
+            return _Part(value, f"target's {name}", self._owner, OF_TARGETS[name])
         return value
-
-    def _look_at(self, value: Any, args: tuple[Any, ...]) -> Any:
-        """The value, or what stands in its place: a target's own denoiser is watched too."""
-        if self._name in BY_ROW:
-            rows = _rows(args)
-            self._need_rows(value, rows, may_be_one=self._name == "weight")
-        elif self._name == "coupling":
-            is_pair = isinstance(value, tuple | list) and len(value) == 2
-            self._need(is_pair, value)
-            for x in value:
-                self._need_like(x, args[2])
-        elif self._name == "space":
-            fine = isinstance(value, Tensor) and value.shape[:1] == args[1].shape[:1]
-            self._need(fine, value)
-        elif self._name == "times":
-            self._need(isinstance(value, Times), value)
-        elif self._name == "target":
-            self._need(callable(value), value)
-            if not isinstance(value, nn.Module):
-                usage = "(x_t, t, cond) -> a tensor like x_t"
-                return _Part(value, "target's denoiser", self._owner, usage)
-        elif self._name == "target's denoiser":
-            self._need_like(value, args[0])
-        elif self._name.startswith("target's "):
-            self._need_like(value, args[2])
-        return value
-
-    def _need(self, fine: bool, value: Any) -> None:
-        if not fine:
-            raise PartError(f"{self._text} gave {describe(value)}: expected {self._usage}")
-
-    def _need_like(self, value: Any, x: Tensor) -> None:
-        fine = isinstance(value, Tensor) and value.shape == x.shape
-        if not fine:
-            raise PartError(
-                f"{self._text} gave {describe(value)}, expected shape {tuple(x.shape)}:"
-                f" {self._usage}"
-            )
-
-    def _need_rows(self, value: Any, rows: int, may_be_one: bool) -> None:
-        fine = isinstance(value, Tensor) and (
-            value.shape == (rows,) or (may_be_one and value.numel() == 1)
-        )
-        if not fine:
-            raise PartError(
-                f"{self._text} gave {describe(value)}, expected one number for each of {rows}"
-                f" rows: {self._usage}"
-            )
-
-
-def _rows(args: tuple[Any, ...]) -> int:
-    """Of the call of a part that gives numbers by row: of its times, else of its first tensor."""
-    for value in args:
-        if isinstance(value, Times):
-            return len(value.t)
-    return next(len(value) for value in args if isinstance(value, Tensor))
 
 
 def describe(value: Any) -> str:
-    """A value for a message: of a tensor its shape."""
+    """A value for a message: of tensors their shapes."""
     if isinstance(value, Tensor):
         return f"shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list) and any(isinstance(one, Tensor) for one in value):
+        return f"({', '.join(map(describe, value))})"
     return short_repr(value)
 
 
-def watch(method: Method, owner: str, names: Iterable[str] = USAGE) -> Method:
+def watch(method: Method, owner: str, names: Iterable[str] = KINDS) -> Method:
     """The method with the same loss, whose parts of these names say which of them fails.
 
     One with a loss of its own may ask of its parts what it likes: only its times are watched.
@@ -165,7 +185,7 @@ def watch(method: Method, owner: str, names: Iterable[str] = USAGE) -> Method:
     """
 
     def of(name: str, part: Any) -> Any:
-        return _Part(part, "term" if name == "terms" else name, owner, USAGE[name])
+        return _Part(part, "term" if name == "terms" else name, owner, KINDS[name])
 
     values = {name: getattr(method, name) for name in names}
     if method.has_own_loss:
@@ -187,7 +207,7 @@ def check_times(times: Times, rows: int, owner: str) -> None:
         if not isinstance(part, Tensor) or part.shape != (rows,):
             raise PartError(
                 f"{what}: {name} is {describe(part)}, expected one time for each of {rows} rows:"
-                f" {USAGE['times']}"
+                f" {KINDS['times'].usage}"
             )
     pairs = [("a", "r"), ("r", "t"), *([("to", "t")] if times.to is not None else [])]
     for low, high in pairs:

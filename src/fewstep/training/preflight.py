@@ -124,7 +124,7 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
             buffers = [buffer.clone() for buffer in state.student.buffers()]
             loss.mean().backward()
     except parts.PartError as error:
-        if error.__cause__ and _is_inside(error.__cause__, state.student.network):
+        if error.__cause__ and _is_networks(error.__cause__, run, state.student.network):
             raise _misfit(run, batch, error.__cause__, advice) from error
         raise
     except FewstepError:
@@ -150,10 +150,17 @@ def _misfit(run: Run, batch: Batch, error: BaseException, advice: str) -> UserEr
     )
 
 
-def _is_inside(error: BaseException, network: nn.Module) -> bool:
-    """Whether it was raised in the network's own pass."""
+def _is_networks(error: BaseException, run: Run, network: nn.Module) -> bool:
+    """Whether a part failed since the network did, and not by what the part asked of ours."""
+    if is_own(run.method) and not is_own(run.network):
+        return False
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_locals.get("self") is network for frame, _ in frames)
+
+
+def is_own(name: str) -> bool:
+    """Whether a run's network or method of that name is the user's."""
+    return name == OWN or ":" in name
 
 
 def compile_passes(prepared: Prepared, state: State) -> None:
