@@ -55,7 +55,10 @@ def folder(tmp_path, monkeypatch):
         ([*TRAIN, "own.py:method"], "did you mean own:method? A module has no .py\n"),
         ([*VERIFY, "own.py:method"], "did you mean own:method? A module has no .py\n"),
         ([*TRAIN, "sub/no.py:f"], "mean sub.no:f? A module has no .py; sub/no.py is looked for in"),
-        ([*TRAIN, "nowhere:f"], "no module 'nowhere'; nowhere.py is looked for in this folder"),
+        (
+            [*TRAIN, "nowhere:f"],
+            "No module named 'nowhere'; nowhere.py is looked for in this folder",
+        ),
         ([*TRAIN, "needy:method"], "No module named 'absent_package_of_needy'\n"),
         ([*TRAIN, "own:none"], "has no attribute 'none'"),
     ],

@@ -46,7 +46,7 @@ def _absence(module: str, attribute: str, error: ModuleNotFoundError) -> str:
         text = f"did you mean {own}:{attribute}? A module has no .py"
     elif error.name and f"{module}.".startswith(f"{error.name}."):
         place = f"{module.replace('.', '/')}.py"
-        text = f"no module {module!r}"
+        text = str(error)
     else:
         return f"{type(error).__name__}: {error}"
     return text if Path(place).is_file() else f"{text}; {place} is looked for in this folder"
