@@ -141,6 +141,13 @@ class Narrow(nn.Module):
         return self.layer(x)
 
 
+class Plain(Narrow):
+    """One that fits the data."""
+
+    def forward(self, x, noise_label, cond=None):
+        return self.layer.weight[0, 0] * x
+
+
 def ask_for_one_number(process, models, x_t, x_r, times, cond, run):
     return run(models.student, x_t[:, :1], times.t, cond)
 
@@ -158,6 +165,7 @@ class Shy:
 @pytest.mark.parametrize(
     ("values", "network", "message"),
     [
+        ({"distance": broken}, Plain, "the distance of your method fails: KeyError: "),
         ({}, Narrow, "the network '.*Narrow' fails on data of shape (2,): "),
         ({"target": Shy()}, None, "the target's goal of your method fails: RuntimeError: "),
     ],
