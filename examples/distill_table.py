@@ -1,6 +1,6 @@
 """The teacher in 50 steps and its students in a few: quality and milliseconds, side by side."""
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -8,7 +8,9 @@ import torch
 
 import fewstep as fs
 
-N = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("n", type=int, nargs="?", default=1000)
+N = parser.parse_args().n
 digits = torch.tensor(np.load("digits.npy", allow_pickle=False))
 # name, folder, evaluations, sampler
 ROWS = [

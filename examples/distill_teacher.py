@@ -1,13 +1,15 @@
 """A diffusion model in plain diffusers: 8x8 digits, noise predicted on DDPM's betas."""
 
-import sys
+import argparse
 
 import numpy as np
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from sklearn.datasets import load_digits
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 600
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("steps", type=int, nargs="?", default=600)
+STEPS = parser.parse_args().steps
 
 torch.manual_seed(0)
 source = torch.Generator().manual_seed(0)

@@ -4,10 +4,8 @@ Three sensors record a damped oscillation, whose start is not known and whose no
 What is known are four parameters, and they are the condition. ensemble.png shows one.
 """
 
-import sys
-
 import torch
-from side_by_side import side_by_side
+from side_by_side import iterations, side_by_side
 
 import fewstep as fs
 
@@ -64,4 +62,4 @@ def main(rows: int = 2000, held_out: int = 200, **settings):
 
 
 if __name__ == "__main__":
-    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(iterations=iterations(__doc__))

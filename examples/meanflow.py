@@ -1,6 +1,6 @@
 """A method of your own: MeanFlow (arXiv 2505.13447). `python examples/meanflow.py [ITERATIONS]`"""
 
-import sys
+import argparse
 
 import torch
 
@@ -40,7 +40,9 @@ def meanflow(*, p: float = 1.0, c: float = 1e-2) -> fs.Method:
 
 
 if __name__ == "__main__":
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("iterations", type=int, nargs="?", default=1500)
+    iterations = parser.parse_args().iterations
     generator = fs.train(fs.recipes.toy(iterations=iterations), method=meanflow)
     distance = fs.metrics.energy(generator.sample(2000), fs.data.load("ring8").test.x0)
     print(f"energy distance to the ring: {distance:.4f}")

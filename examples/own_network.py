@@ -4,7 +4,7 @@ The data are signals `[N, 1, 64]`. Any module called as (x, noise_label [B], con
 do. This one is a convolution, whose condition is a number for each sample, the signal's frequency.
 """
 
-import sys
+import argparse
 
 import torch
 from torch import nn
@@ -41,7 +41,9 @@ class Convolution(nn.Module):
 
 
 if __name__ == "__main__":
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("iterations", type=int, nargs="?", default=1500)
+    iterations = parser.parse_args().iterations
     x0, frequency = signals()
     run = fs.recipes.toy(iterations=iterations, batch=128)
     generator = fs.train(run, {"x0": x0, "cond": frequency}, Convolution())

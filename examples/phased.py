@@ -4,7 +4,7 @@ The noise levels are cut into phases; in each the student is a consistency model
 lower edge (arXiv 2405.18407). As many steps as phases then sample without new noise.
 """
 
-import sys
+import argparse
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,9 @@ def phased(*, stages: int = 6, c: float = 0.03) -> fs.Method:
 
 
 if __name__ == "__main__":
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("iterations", type=int, nargs="?", default=1500)
+    iterations = parser.parse_args().iterations
     generator = fs.train(fs.recipes.toy(iterations=iterations), method=phased())
     distance = fs.metrics.energy(generator.sample(2000), fs.data.load("ring8").test.x0)
     print(f"energy distance to the ring: {distance:.4f}")

@@ -5,13 +5,12 @@ have a point; what stands in the others counts for nothing. From a file a tenth 
 out, by which the noise level of the second step is chosen when training ends.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import side_by_side
+from side_by_side import iterations, side_by_side
 
 import fewstep as fs
 
@@ -55,4 +54,4 @@ def main(rows: int = 5000, draws: int = 1000, **settings):
 
 
 if __name__ == "__main__":
-    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(iterations=iterations(__doc__))

@@ -4,10 +4,8 @@ An epidemic starts with one infected in a thousand. Contact and recovery rate ar
 survey finds the infected of 200 people at each of ten times. Which rates made such counts?
 """
 
-import sys
-
 import torch
-from side_by_side import side_by_side
+from side_by_side import iterations, side_by_side
 
 import fewstep as fs
 
@@ -63,4 +61,4 @@ def main(rows: int = 20000, held_out: int = 300, **settings):
 
 
 if __name__ == "__main__":
-    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(iterations=iterations(__doc__))

@@ -4,13 +4,12 @@ A tracer on a periodic grid of 16 x 16 is carried by a wind, spreads, and has ra
 model learns the next state given the present one; then each of its states is the next condition.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import side_by_side
+from side_by_side import iterations, side_by_side
 
 import fewstep as fs
 
@@ -88,4 +87,4 @@ def main(rows: int = 20000, runs: int = 200, **settings):
 
 
 if __name__ == "__main__":
-    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(iterations=iterations(__doc__))

@@ -1,5 +1,6 @@
 """A diffusion teacher and its student in one table, quality and time: the examples share this."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +11,13 @@ import fewstep as fs
 
 HEUN = 35  # evaluations of the teacher: 18 steps of Heun's solver, the last one a single Euler step
 Draw = Callable[[fs.Generator, int], torch.Tensor]  # a model's samples in so many evaluations
+
+
+def iterations(about: str) -> int:
+    """The number behind the example's name; 0, the recipe's own, where there is none."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("iterations", type=int, nargs="?", default=0)
+    return parser.parse_args().iterations
 
 
 def milliseconds(call: Callable[[], object]) -> float:

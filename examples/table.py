@@ -5,12 +5,11 @@ retired, has children and less income.
 """
 
 import csv
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from side_by_side import side_by_side
+from side_by_side import iterations, side_by_side
 
 import fewstep as fs
 
@@ -85,4 +84,4 @@ def main(rows: int = 5000, draws: int = 20000, **settings):
 
 
 if __name__ == "__main__":
-    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(iterations=iterations(__doc__))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 
 import pytest
@@ -254,6 +254,8 @@ def test_a_verdict_is_one_sentence_that_names_what_differs():
     assert one.different
     assert not two.different  # 2 * 0.006 is above 0.01
     assert "1 step: different from held-out data in roughness (" in one.sentence()
+    both = replace(one, p_values={"spectrum": 2e-4, "detection": 1e-90, "energy": 2e-4})
+    assert "in spectrum, detection, energy (" in both.sentence()  # the table's order
     assert two.sentence().startswith("2 steps: not distinguishable from held-out data")
     assert one.p_values == pytest.approx({"energy": 0.6, "roughness": 2e-4})
     assert verdicts([result("energy", 1, [1.0])]) == []

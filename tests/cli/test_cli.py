@@ -44,6 +44,11 @@ def size(file) -> tuple[int, int]:
 MISTAKES = {  # the command, and words of its line
     "train digit": "unknown recipe 'digit': did you mean 'digits'?",
     "train": "name a recipe, for example 'fewstep train digits'",
+    "plan nothere": "expected one of: auto, digits, digits-unet, digits-dit, digits-mixture,"
+    " glyphs, hanzi, hanzi16, toy; `fewstep recipes` lists all",
+    "sweep": "(small ones: auto, digits, digits-unet, digits-dit, digits-mixture, glyphs, hanzi,"
+    " hanzi16, toy; `fewstep recipes` lists all)",
+    "serve digits --port 99999": "--port = 99999: expected 0 to 65535, where 0 takes a free one",
     "train nowhere.at:all": "No module named 'nowhere'",
     "train toy --iteration 3": "did you mean --iterations?",
     "train toy --method.stage 3": "did you mean --method.stages?",

@@ -218,6 +218,28 @@ def test_commands_that_are_printed_can_be_run(capsys):
     assert "next: fewstep sample 'my run ü'   fewstep eval 'my run ü'" in capsys.readouterr().out
 
 
+def test_where_nothing_is_held_out_eval_takes_other_rows(capsys, caplog):
+    np.save("t.npy", RANDOM.normal(size=(N, 2)))
+    np.save("new.npy", RANDOM.normal(size=(N, 2)))
+    words = ["train", "toy", "--data", "t.npy", "--holdout", "0", "--out", "run", *SHORT]
+    assert main(words) == 0
+    assert "next: fewstep sample run   fewstep eval run --data FILE\n" in capsys.readouterr().out
+    asked = ["eval", "run", "--steps", "1", "--n", "40", "--metrics", "energy"]
+    for more in ([], ["--data", "t.npy"]):
+        assert "none are left to compare with" in refusal(capsys, *asked, *more)
+    assert main([*asked, "--data", "new.npy"]) == 0
+    assert any("are the reference" in line for line in caplog.messages)
+
+
+def test_auto_says_which_data_it_takes_where_none_are_named(capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.cli.train.start", lambda *a, **b: 0)
+    np.save("t.npy", RANDOM.normal(size=(N, 2)))
+    line = "no --data: the digits that come with the package\n"
+    for words, said in (([], line), (["--quiet"], ""), (["--data", "t.npy"], "")):
+        assert main(["train", "auto", *words]) == 0
+        assert capsys.readouterr().out == said
+
+
 def test_a_run_whose_data_changed_says_what_to_do(capsys):
     words = ["train", "toy", "--data", "t.npy", "--out", "run", *SHORT]
     np.save("t.npy", RANDOM.normal(size=(N, 2)))

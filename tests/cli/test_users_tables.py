@@ -148,16 +148,25 @@ def test_an_empty_cell_is_named_by_column_and_row(kind, capsys):
     table = columns()
     table["t"] = [None if row == 17 else value for row, value in enumerate(table["t"])]
     write(f"t.{kind}", table)
-    assert "column t: row 17 is null" in refusal(
-        capsys, "train", "toy", "--data", f"t.{kind}", *SHORT
-    )
+    is_csv = kind == "csv"
+    line = refusal(capsys, "train", "toy", "--data", f"t.{kind}", *SHORT)
+    empty = "t.csv, column t, line 19: empty" if is_csv else "t.parquet: column t: row 17 is null"
+    assert empty in line
     assert fs.data.load(f"t.{kind}", columns=("count",)).shape == (1,)
     write(f"u.{kind}", {"": table["t"], "a": table["count"]})
     assert fs.data.load(f"u.{kind}", columns=("a",)).shape == (1,)
     table["t"] = [float("inf") if row == 9 else 0.5 * row for row in range(N)]
     write(f"t.{kind}", table)
     line = refusal(capsys, "train", "toy", "--data", f"t.{kind}", *SHORT)
-    assert "column t: row 9 is inf" in line
+    assert ("t.csv, column t, line 11: inf" if is_csv else "column t: row 9 is inf") in line
+
+
+def test_lines_of_a_csv_are_those_of_the_file(capsys):
+    """Empty ones are no rows, and count as lines."""
+    with open("t.csv", "w") as file:
+        file.write("a,b\n\n" + "1,2\n" * 30 + "\n3,\n" + "4,5\n" * 30)
+    line = refusal(capsys, "train", "toy", "--data", "t.csv", *SHORT)
+    assert "t.csv, column b, line 34: empty: remove or repair it" in line
 
 
 def test_a_csv_without_names_of_columns_is_refused(capsys):
@@ -231,7 +240,9 @@ def test_a_netcdf_variable_has_its_units_and_its_mask(capsys):
     assert "name a variable, t.nc:VARIABLE; it holds t2m (60, 4, 6)" in line
     line = refusal(capsys, "train", "toy", "--data", "t.nc:t3m", *SHORT)
     assert "did you mean 't2m'?" in line
-    assert "was it moved" in refusal(capsys, "train", "toy", "--data", "u.nc:t2m", *SHORT)
+    assert "no file or folder u.nc in" in refusal(
+        capsys, "train", "toy", "--data", "u.nc:t2m", *SHORT
+    )
 
 
 def test_an_hdf5_variable_is_found_in_its_group_and_links_are_not_followed(capsys):

@@ -200,7 +200,7 @@ def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
         line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")
     ]
     assert "is not what this run was trained on" in messages[0]
-    assert "series.npy: was it moved?" in messages[1]
+    assert f"no file or folder series.npy in {tmp_path}" in messages[1]
 
 
 def png(picture, kind="PNG", **options) -> bytes:
@@ -375,7 +375,7 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
         "objects.npy": "Python objects, which are never loaded",
         "text.npy": "cannot read .*text.npy: an array of <U1, expected numbers",
         "two.npz": "holds a, b: expected samples under x0",
-        "gone.npy": "was it moved",
+        "gone.npy": "no file or folder gone.npy in",
         "x.npy": r"data_size = 4: expected none: only pictures are resized",
     }.items():
         with pytest.raises(UserError, match=message):

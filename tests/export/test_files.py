@@ -282,7 +282,7 @@ def test_what_stands_there_stays_unless_it_is_an_export(model, tmp_path, monkeyp
 
 
 MISTAKES = {
-    "digits out": "no target for out: expected --to onnx, torch, safetensors",
+    "digits out": "expected a name that ends in .onnx or .pt2, or a folder with --to onnx",
     "digits out --to onix": "unknown target 'onix': did you mean 'onnx'?",
     "digits out.onnx --to torch": "out.onnx for --to torch: expected the name of a folder",
     "digits g.onnx --push me/g": "--push of the file g.onnx: expected the name of a folder",
@@ -292,6 +292,7 @@ MISTAKES = {
     "digits g.onnx --tolerance -1": "tolerance = -1.0: expected above 0",
     "digits g.onnx --scores nowhere.json": "cannot read nowhere.json: No such file",
     "nowhere g.onnx": "no run folder nowhere",
+    "digits out --to diffusers": "there is no class for the network 'mlp'",
 }
 
 
@@ -378,3 +379,10 @@ def test_scores_are_of_these_weights_and_steps(model):
     other = prepare(model.generator, steps=3, sampler="heun")
     with pytest.raises(UserError, match="by the run's own sampler"):
         check_scores({"results": rows}, other)
+
+
+def test_a_missing_library_is_told_before_anything_is_traced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", "digits", str(tmp_path / "g.onnx")]) == 2
+    line = "fewstep: ONNX needs onnx and others: pip install 'fewstep[onnx]'"
+    assert capsys.readouterr().err.splitlines() == [line]

@@ -16,7 +16,7 @@ import torch
 
 from fewstep.base.errors import FewstepError, StorageError, UserError
 from fewstep.foreign import reading
-from fewstep.foreign.apart.container import Budget, load
+from fewstep.foreign.apart.container import EXPECTED, Budget, load
 from fewstep.foreign.apart.main import write
 from fewstep.foreign.apart.tree import Table
 from fewstep.foreign.apart.values import Refusal, Span
@@ -172,7 +172,11 @@ SAID = {
     b"": "is no checkpoint that is read: it is empty",
     b"version https://git-lfs.github.com/spec/v1\n": "pointer of Git LFS",
     b"<!DOCTYPE html>": "page of the web",
-    b"root:x:0:0:root": "is no checkpoint",
+    b"root:x:0:0:root": f"is no checkpoint that is read: {EXPECTED}",
+    b"some notes of mine, and more\n": EXPECTED,
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR": EXPECTED,
+    pickle.dumps([1.5] * 100, 0)[:400]: "it declares 1 bytes and has 0",
+    pickle.dumps([1.5] * 100, 2)[:60] + b"\xff": "has the opcode 0xff at byte",
     pickle.dumps([1.5] * 100)[:40]: "is damaged",
 }
 

@@ -34,6 +34,21 @@ def test_an_example_is_short_and_uses_public_names(path):
             assert not node.attr.startswith("_") or node.attr.startswith("__")
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_how_it_is_called(path, monkeypatch, capsys):
+    if path.stem == "side_by_side":
+        return
+    if path.stem == "distill_teacher":
+        pytest.importorskip("diffusers")
+    monkeypatch.syspath_prepend(FOLDER)
+    for word, code in (("foo", 2), ("--help", 0)):
+        monkeypatch.setattr(sys, "argv", [path.name, word])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
+        assert end.value.code == code
+        assert ("invalid int value: 'foo'" if code else "usage:") in "".join(capsys.readouterr())
+
+
 def run(name: str, iterations: int, monkeypatch, capsys) -> str:
     monkeypatch.setattr(sys, "argv", [name, str(iterations)])
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")

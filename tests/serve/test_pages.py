@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -84,3 +86,26 @@ def test_what_cannot_be_written_is_one_line(tmp_path, built, capsys):
     assert main(["serve", "digits", "--static", str(tmp_path / "new")]) == 2
     assert "npm was not when fewstep was installed" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_without_onnx_the_page_says_how_to_install_it(tmp_path, built, monkeypatch, capsys):
+    """As a folder and with a teacher it cannot be; else this server samples, and that is told."""
+
+    def announce_alone(page, limits, announce):
+        return SimpleNamespace(run=lambda sockets: announce())
+
+    monkeypatch.setattr("fewstep.serve.server.server", announce_alone)
+    words = ["serve", "digits", "--port", "0"]
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    needs = "needs onnx and others: pip install 'fewstep[page]'"
+    assert main(words) == 0
+    line = f"fewstep: the page asks this server for samples, since the browser {needs}"
+    assert capsys.readouterr().err.splitlines() == [line]
+    for more, start in (
+        (["--static", str(tmp_path / "d.html")], "fewstep: "),
+        (["--teacher", "digits"], "fewstep: --teacher digits: "),
+    ):
+        assert main([*words, *more]) == 2
+        assert capsys.readouterr().err.splitlines() == [f"{start}the page {needs}"]

@@ -255,7 +255,7 @@ def test_the_verb_answers_and_ends_by_a_signal_with_nothing_lost(tmp_path, capsy
     ("words", "code", "line"),
     [
         (["nowhere"], 2, "no run folder nowhere"),
-        (["digits", "--port", "99999"], 2, "--port 99999"),
+        (["digits", "--port", "99999"], 2, "--port = 99999"),
         (["digits", "--host", "nowhere.invalid"], 2, "--host nowhere.invalid"),
         (["digits", "--max-n", "0"], 2, "n = 0"),
         (["digits", "--batch", "0"], 2, "--batch = 0"),

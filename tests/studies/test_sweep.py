@@ -103,12 +103,47 @@ def test_what_is_done_is_not_done_again(undisturbed, tmp_path, monkeypatch):
     assert trained == []
     assert {name: (folder / name).read_bytes() for name in FILES} == before
     # Another seed is trained alone; scores that were made otherwise are made again.
-    assert sweep(folder, "--seed", "1,3", "--lr", "1e-3,2e-3") == 0
+    more = ["--seed", "1,2,3", "--lr", "1e-3,2e-3"]
+    assert sweep(folder, *more) == 0
     assert trained == [(3, 0.001, False), (3, 0.002, False)]
-    assert sweep(folder, *GRID, "--steps", "2", "--metrics", "pixel_frechet") == 0
+    assert sweep(folder, *more, "--steps", "2", "--metrics", "pixel_frechet") == 0
     assert json.loads((folder / "table.json").read_text())["columns"] == ["pixel_frechet@2"]
-    assert trained[2:] == [(seed, lr, True) for seed in (1, 2) for lr in (0.001, 0.002)]
+    assert trained[2:] == [(seed, lr, True) for seed in (1, 2, 3) for lr in (0.001, 0.002)]
     assert prints(undisturbed).items() <= prints(folder).items()
+
+
+@pytest.mark.parametrize(
+    ("grid", "lost"),
+    [
+        (["--seed", "1,3", *GRID[2:]], "seed-2_lr-0.001, seed-2_lr-0.002:"),
+        (["--lr", "1e-3"], "seed-1_lr-0.001, seed-1_lr-0.002, seed-2_lr-0.001"),
+        (GRID[:2], "seed-1_lr-0.001, seed-1_lr-0.002, seed-2_lr-0.001"),
+    ],
+)
+def test_a_report_loses_no_run_to_another_sweep(
+    undisturbed, grid, lost, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(training, "train", None)
+    folder = shutil.copytree(undisturbed, tmp_path / "sweep")
+    before = {name: (folder / name).read_bytes() for name in (*FILES, "sweep.json")}
+    assert sweep(folder, *grid) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the report in {folder} would lose {lost}" in line
+    assert line.endswith("choose another --out")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_runs_that_failed_or_are_gone_are_lost_without_a_word(undisturbed, tmp_path, capsys):
+    folder = shutil.copytree(undisturbed, tmp_path / "sweep")
+    shutil.rmtree(folder / "seed-2_lr-0.002")
+    table = json.loads((folder / "table.json").read_text())
+    table["failed"]["seed-1_lr-0.002"] = "a reason"
+    (folder / "table.json").write_text(json.dumps(table))
+    assert sweep(folder, *GRID[:2], "--lr", "1e-3") == 2  # the names of other axes
+    assert "would lose seed-1_lr-0.001, seed-2_lr-0.001:" in capsys.readouterr().err
+    (folder / "table.json").write_text("{}")
+    assert sweep(folder, *GRID) == 4
+    assert "is not what 'fewstep sweep' writes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import closing
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -371,13 +372,23 @@ def test_a_signal_ends_the_command_whatever_the_doctor_does(folder):
         assert process.stderr.read() == ""
 
 
+def test_a_folder_without_a_run_is_told(tmp_path, monkeypatch, capsys):
+    def announce_alone(page, limits, announce):
+        return SimpleNamespace(run=lambda sockets: announce())
+
+    monkeypatch.setattr("fewstep.serve.server.server", announce_alone)
+    assert main(["watch", str(tmp_path), "--port", "0"]) == 0
+    assert f"no run in {tmp_path} yet: one that begins there appears" in capsys.readouterr().out
+
+
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     assert main(["watch"]) == 2
     assert "name a RUN" in capsys.readouterr().err
     assert main(["watch", str(tmp_path / "none")]) == 2
-    assert "expected the folder of a run" in capsys.readouterr().err
+    line = f"{tmp_path / 'none'} does not exist: expected the folder of a run"
+    assert line in capsys.readouterr().err
     assert main(["watch", str(tmp_path), "--port", "70000"]) == 2
-    assert "expected a free port" in capsys.readouterr().err
+    assert "--port = 70000: expected 0 to 65535" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["watch", str(tmp_path)]) == 2
     assert "pip install 'fewstep[serve]'" in capsys.readouterr().err

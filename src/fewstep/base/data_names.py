@@ -24,7 +24,10 @@ def check_data_name(name: str) -> None:
     if name in (*DATA_NAMES, OWN_DATA) or ":" in name or Path(name).exists() or is_pattern(name):
         return
     if Path(name).name != name or Path(name).suffix:
-        raise UserError(f"no file or folder {name}: was it moved?")
+        path = Path(name)
+        where = path.parent.resolve()
+        missing = "" if where.is_dir() else ", a folder that is not there"
+        raise UserError(f"no file or folder {path.name} in {where}{missing}")
     if get_close_matches(name, DATA_NAMES, n=1, cutoff=0.7):
         raise unknown("data set", name, DATA_NAMES)
     raise UserError(

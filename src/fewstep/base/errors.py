@@ -101,11 +101,22 @@ def require(fine: bool, name: str, value: object, expected: str) -> None:
         raise UserError(f"{name} = {short_repr(value)}: expected {expected}")
 
 
-def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
-    """The error for a name that is not among the choices, with the nearest choice."""
+def unknown(
+    kind: str,
+    name: object,
+    choices: Iterable[str],
+    few: Iterable[str] | None = None,
+    rest: str = "",
+) -> UserError:
+    """The error for a name that is not among the choices, with the nearest choice.
+
+    few: the choices to list where none is near, of so many that a line has no room for all; rest:
+    what lists the others.
+    """
     names = sorted(choices)
     word = str(name)[:100]
     anagrams = [other for other in names if sorted(other) == sorted(word)]
     near = anagrams or get_close_matches(word, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(names)}"
+    line = f"expected one of: {', '.join(names if few is None else few)}"
+    hint = f"did you mean {near[0]!r}?" if near else "; ".join(filter(None, (line, rest)))
     return UserError(f"unknown {kind} {short_repr(name)}: {hint}")

@@ -145,6 +145,7 @@ def write_page(args: Args, place: str) -> None:
 
 def listen(one: Socket, args: Args, limits: Limits) -> None:
     """Loads the generator, and answers requests until a signal."""
+    from fewstep.base.errors import UserError
     from fewstep.page import files
     from fewstep.page.model import model_of
     from fewstep.serve.app import app
@@ -156,6 +157,15 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
     bare, teacher = generators(args)
     generator = compile_passes(bare, args.compile, args.quiet)
     is_built, is_private = files.is_built(), is_loopback(one)
+    model, why = None, ""
+    if args.page and is_built:
+        has_libraries = files.has_libraries()
+        if teacher is not None and not has_libraries:
+            raise UserError(f"--teacher {args.teacher}: the page needs {files.LIBRARIES}")
+        model = model_of(bare, teacher, args.half)
+        why = model.facts["makers"][0]["why"]
+        if why and not has_libraries:
+            why = f"the browser needs {files.LIBRARIES}"
     if not is_private:
         line = "is open to all who reach this machine: there is no password"
         print(f"fewstep: {address(one)} {line}", file=sys.stderr)
@@ -166,7 +176,7 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
         workers=args.workers,
         thread_count=args.threads,
         hosts=(*LOOPBACK, args.host) if is_private else (),
-        pages=pages(model_of(bare, teacher, args.half)) if args.page and is_built else (),
+        pages=() if model is None else pages(model),
     )
 
     def announce() -> None:
@@ -178,5 +188,8 @@ def listen(one: Socket, args: Args, limits: Limits) -> None:
                 f" steps a request, {limits.body} bytes of JSON, {limits.queue} samples waiting",
                 flush=True,
             )
+            if why:
+                line = f"fewstep: the page asks this server for samples, since {why}"
+                print(line, file=sys.stderr)
 
     server(page, limits, announce).run([one])

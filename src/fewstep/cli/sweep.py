@@ -86,6 +86,7 @@ def main(argv: list[str]) -> int:
     folder = Path(last_value(rest, "--out") or default_folder(entries))
     entries = with_data(entries, scoring)
     with lock.hold(folder):
+        sweep.check_report(folder, entries)
         sweep.register(folder, entries)
         jobs = [
             Job(entry.name, way.words, folder / entry.name, scoring)

@@ -28,7 +28,7 @@ from fewstep.cli.train_options import (
 from fewstep.cli.user_code import import_function, own_network
 from fewstep.run import lock
 from fewstep.run.config import AUTO, OWN, Run, read_run
-from fewstep.run.recipes import RECIPES
+from fewstep.run.recipes import RECIPES, SMALL
 
 log = logging.getLogger("fewstep")
 
@@ -37,6 +37,9 @@ PARTS = {"method": methods, "network": networks}
 
 def main(argv: list[str]) -> int:
     args, run, own, out = read(argv)
+    is_named = last_value(in_order(argv), "--data") is not None or args.resume
+    if run.recipe == AUTO and not is_named and not args.quiet and is_first_process():
+        print(f"no --data: the {run.data} that come with the package", flush=True)
     return start(
         run,
         out,
@@ -82,8 +85,11 @@ def in_order(argv: list[str], verb: str = "train") -> list[str]:
     """The words with the recipe in front. Raises UserError where there is none, but for --help."""
     argv = with_recipe_first(with_base_names(argv))
     if not HELP & set(argv) and (not argv or is_option(argv[0])):
-        names = ", ".join(RECIPES)
-        raise UserError(f"name a recipe, for example 'fewstep {verb} digits' (there is: {names})")
+        names = ", ".join(SMALL)
+        raise UserError(
+            f"name a recipe, for example 'fewstep {verb} digits' (small ones: {names}; `fewstep"
+            " recipes` lists all)"
+        )
     return argv
 
 
@@ -130,6 +136,7 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     """Trains and says where the result is."""
     from fewstep.run.checkpoint import RunFolder
     from fewstep.run.checkpoint.best import read_best
+    from fewstep.run.datasets import is_any_held_out
     from fewstep.training.train import train
 
     generator = train(run, out=out, progress=not quiet, **launch, **own)
@@ -149,7 +156,10 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     again = "".join(f" --{kind} {name}" for kind, name in names.items())
     cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"
     path = shlex.quote(str(out))
-    print(f"next: fewstep sample {path}{again}{cond}   fewstep eval {path}{again}")
+    score = f"   fewstep eval {path}{again}"
+    if not is_any_held_out(generator.facts):
+        score += " --data FILE"  # with rows that it did not learn
+    print(f"next: fewstep sample {path}{again}{cond}{score}")
     return 0
 
 
@@ -214,7 +224,9 @@ def find_recipe(
         return import_function("recipe", name)
     recipe = recipes.get(name.replace("_", "-"))
     if recipe is None:
-        raise unknown("recipe", name, recipes)
+        if recipes is not RECIPES:
+            raise unknown("recipe", name, recipes)
+        raise unknown("recipe", name, recipes, few=SMALL, rest="`fewstep recipes` lists all")
     return recipe
 
 

@@ -76,6 +76,9 @@ def main(argv: list[str]) -> int:
             if not args.quiet:
                 count = len(runs.folders)
                 print(f"{count} run{'s' * (count != 1)} at {address(one)}", flush=True)
+                if not count:
+                    places = ", ".join(args.runs)
+                    print(f"no run in {places} yet: one that begins there appears", flush=True)
 
         server(page, Limits(connections=args.connections, seconds=10), announce).run([one])
     if doctor.patient is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,8 +116,25 @@ def with_index(frame: Frame) -> Frame:
     return replace(frame, index=(first,)) if is_index else frame
 
 
-def arrow_cells(name: str, column: Any, first: int = 0) -> Cells:
-    """A column of pyarrow's; first: the number of its first row."""
+def line_of(file: str, row: int) -> int:
+    """The line of a .csv that has the row; empty ones are no rows."""
+    with open(file, "rb") as content:
+        lines = (number for number, line in enumerate(content, 1) if line.strip(b"\r\n"))
+        return next(islice(lines, row + 1, None), row + 2)
+
+
+def bad_cell(name: str, row: int, what: str, file: str = "") -> UserError:
+    """The error for a cell that is null, empty or no number; of a .csv by the line it is in."""
+    if file.lower().endswith(".csv"):
+        line = line_of(file, row)
+        what = "empty" if what == "null" else what
+        return UserError(f"{file}, column {name}, line {line}: {what}: remove or repair it")
+    start = f"{file}: " if file else ""
+    return UserError(f"{start}column {name}: row {row} is {what}: remove or repair it")
+
+
+def arrow_cells(name: str, column: Any, first: int = 0, file: str = "") -> Cells:
+    """A column of pyarrow's; first: the number of its first row; file: for messages."""
     from pyarrow import types
 
     kind = column.type
@@ -127,12 +145,13 @@ def arrow_cells(name: str, column: Any, first: int = 0) -> Cells:
     def check() -> None:
         if column.null_count:
             row = first + column.is_null().to_pylist().index(True)
-            raise UserError(f"column {name}: row {row} is null: remove or repair it")
+            raise bad_cell(name, row, "null", file)
 
     def numbers() -> np.ndarray:
         check()
         is_decimal = types.is_decimal(kind)
-        return finite(name, (column.cast("float64") if is_decimal else column).to_numpy(), first)
+        values = (column.cast("float64") if is_decimal else column).to_numpy()
+        return finite(name, values, first, file)
 
     def objects() -> list[Any]:
         check()
@@ -142,7 +161,7 @@ def arrow_cells(name: str, column: Any, first: int = 0) -> Cells:
     if what == "numbers":
         return Cells(what, numbers)
     if what == "text":
-        return Cells(what, lambda: texts(name, objects(), first), rows=column.to_pylist)
+        return Cells(what, lambda: texts(name, objects(), first, file), rows=column.to_pylist)
     if what == "arrays":
         return Cells(what, lambda: stack(name, objects()))
     about = "no values" if types.is_null(kind) else f"values of type {kind}"
@@ -208,7 +227,7 @@ def _object_cells(name: str, rows: Iterable[Any], feature: Any) -> Cells:
         values = list(rows)
         empty = next((row for row, value in enumerate(values) if value is None), None)
         if empty is not None:
-            raise UserError(f"column {name}: row {empty} is null: remove or repair it")
+            raise bad_cell(name, empty, "null")
         return values
 
     if hasattr(first, "getbands"):
@@ -225,21 +244,19 @@ def _object_cells(name: str, rows: Iterable[Any], feature: Any) -> Cells:
     return Cells("other", objects, f"values of type {type(first).__name__}")
 
 
-def finite(name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
+def finite(name: str, values: np.ndarray, first: int = 0, file: str = "") -> np.ndarray:
     """The numbers of a column from a row on. Raises UserError for NaN and infinity."""
     if values.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            row, value = first + bad[0], values[bad[0]]
-            raise UserError(f"column {name}: row {row} is {value}: remove or repair it")
+            raise bad_cell(name, first + int(bad[0]), str(values[bad[0]]), file)
     return values
 
 
-def texts(name: str, rows: list[str], first: int = 0) -> np.ndarray:
+def texts(name: str, rows: list[str], first: int = 0, file: str = "") -> np.ndarray:
     """The texts of a column from a row on. Raises UserError for an empty or a very long one."""
     if "" in rows:
-        row = first + rows.index("")
-        raise UserError(f"column {name}: row {row} is empty: remove or repair it")
+        raise bad_cell(name, first + rows.index(""), "empty", file)
     longest = max(rows, key=len, default="")
     if len(longest) > MOST_TEXT:
         need = f"at most {MOST_TEXT}"

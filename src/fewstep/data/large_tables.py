@@ -14,7 +14,7 @@ import numpy as np
 from fewstep.base.errors import UserError
 from fewstep.data.archives import file_mark, readable
 from fewstep.data.entries import File
-from fewstep.data.frames import Cells, Frame, arrow_cells, arrow_kind, with_index
+from fewstep.data.frames import Cells, Frame, arrow_cells, arrow_kind, bad_cell, with_index
 from fewstep.data.large_csv import BYTES, Text
 from fewstep.data.reading import Reading
 from fewstep.data.streams import is_large
@@ -55,8 +55,10 @@ class Table:
         with readable(self.name):
             for start, table in self.read(names, first):
                 skip = max(0, first - start)
+                parts = {name: table[name].slice(skip) for name in names}
                 columns = {
-                    name: _cells(name, table[name].slice(skip), start + skip) for name in names
+                    name: _cells(name, part, start + skip, self.name)
+                    for name, part in parts.items()
                 }
                 yield Frame(self.name, columns)
 
@@ -75,20 +77,20 @@ class Table:
         return Cells(plain.kind, values, plain.about, classes, rows)
 
 
-def _cells(name: str, column: Any, first: int = 0) -> Cells:
+def _cells(name: str, column: Any, first: int = 0, file: str = "") -> Cells:
     """A column of a part; its arrays are read without Python's objects."""
     from pyarrow import BaseExtensionType, ExtensionArray, chunked_array
 
     if isinstance(column.type, BaseExtensionType):  # of `datasets`: arrays of a shape
         chunks = [c.storage if isinstance(c, ExtensionArray) else c for c in column.chunks]
         column = chunked_array(chunks, column.type.storage_type)
-    cells = arrow_cells(name, column, first)
+    cells = arrow_cells(name, column, first, file)
     if arrow_kind(column.type) != "arrays":
         return cells
-    return Cells("arrays", partial(_arrays, name, column, first))
+    return Cells("arrays", partial(_arrays, name, column, first, file))
 
 
-def _arrays(name: str, column: Any, first: int) -> np.ndarray:
+def _arrays(name: str, column: Any, first: int, file: str = "") -> np.ndarray:
     """A column of lists as an array `[N, ...]`, in the narrowest type that is no byte.
 
     Raises UserError for null, and where lists differ in length.
@@ -100,7 +102,7 @@ def _arrays(name: str, column: Any, first: int) -> np.ndarray:
     while types.is_nested(array.type):
         if array.null_count:
             row = array.is_null().to_pylist().index(True) // max(1, len(array) // shape[0])
-            raise UserError(f"column {name}: row {first + row} is null: remove or repair it")
+            raise bad_cell(name, first + row, "null", file)
         lengths = compute.list_value_length(array).to_numpy(zero_copy_only=False)
         if len(lengths) and (lengths != lengths[0]).any():
             raise UserError(

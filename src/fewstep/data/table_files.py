@@ -31,7 +31,7 @@ def read_frame(path: Path) -> Frame:
         names = check_names(path, table.column_names)
         if not table.num_rows:
             raise no_rows(path)
-        columns = {name: arrow_cells(name, table[name]) for name in names}
+        columns = {name: arrow_cells(name, table[name], file=str(path)) for name in names}
         return with_index(Frame(str(path), columns, pandas_index(table.schema)))
 
 

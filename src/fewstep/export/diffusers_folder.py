@@ -40,8 +40,7 @@ def write(contents: Contents, folder: Path) -> Callable[[Inputs], Tensor]:
 
     Where diffusers has no class for the network, the message names other targets.
     """
-    network = network_of(contents)
-    require(not contents.half, "half", True, "off: diffusers loads in torch_dtype=torch.float16")
+    network = check(contents)
     network.model.save_pretrained(str(folder / "unet"))
     settings = lcm_settings(contents)
     if settings is None:
@@ -60,6 +59,13 @@ def write(contents: Contents, folder: Path) -> Callable[[Inputs], Tensor]:
     _write(folder / "scheduler" / "scheduler_config.json", settings)
     _write(folder / "model_index.json", index)
     return _sampler_of(contents, folder, settings)
+
+
+def check(contents: Contents) -> Any:
+    """The network, of a generator that diffusers can have. Raises UserError for any other."""
+    network = network_of(contents)
+    require(not contents.half, "half", True, "off: diffusers loads in torch_dtype=torch.float16")
+    return network
 
 
 def network_of(contents: Contents) -> Any:

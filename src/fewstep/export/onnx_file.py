@@ -35,15 +35,20 @@ class OnnxFile:
         return torch.from_numpy(self.session.run([OUTPUT], values)[0])
 
 
-def write(contents: Contents, folder: Path) -> OnnxFile:
-    """Writes `NAME`, and opens it again. Raises UserError where the graph has no such form."""
-    _check_libraries()
+def check(contents: Contents) -> None:
+    """Raises UserError where a library is missing, or one file has no room for the weights."""
+    check_libraries()
     size = contents.weights * (2 if contents.half else 4)
     if size > MOST:
         raise UserError(
             f"{size} bytes of weights: an ONNX file has at most {MOST}: expected --half, or --to"
             " torch or safetensors"
         )
+
+
+def write(contents: Contents, folder: Path) -> OnnxFile:
+    """Writes `NAME`, and opens it again. Raises UserError where the graph has no such form."""
+    check(contents)
     about = contents.to_json()
     name = contents.generator.run.network
     disk.write(folder / NAME, onnx_bytes(contents.program, list(about["inputs"]), about, name))
@@ -54,7 +59,7 @@ def onnx_bytes(
     program: ExportedProgram, inputs: Sequence[str], about: Mapping[str, Any], network: str
 ) -> bytes:
     """A graph as an ONNX file; about: JSON that it carries. Raises UserError."""
-    _check_libraries()
+    check_libraries()
     model = _convert(program, inputs, network)
     _strip(model)
     _shorten(model.graph)
@@ -65,7 +70,8 @@ def onnx_bytes(
     return result
 
 
-def _check_libraries() -> None:
+def check_libraries() -> None:
+    """Raises UserError where one is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -33,6 +33,7 @@ class Target:
     """A kind of export: what writes it, and its file where that may stand alone."""
 
     write: Writer
+    check: Callable[[Contents], object]  # raises UserError, before anything is traced
     file: str = ""
     seconds: float = 0.05  # for a module of the network, each time that it is evaluated
 
@@ -42,11 +43,15 @@ class Target:
         return Path(self.file).suffix
 
 
+def nothing(contents: Contents) -> None:
+    """The check of a target that takes every generator."""
+
+
 TARGETS = {
-    "onnx": Target(onnx_file.write, onnx_file.NAME, 0.15),
-    "torch": Target(torch_file.write, torch_file.NAME, 0.05),
-    "safetensors": Target(python_file.write),
-    "diffusers": Target(diffusers_folder.write),
+    "onnx": Target(onnx_file.write, onnx_file.check, onnx_file.NAME, 0.15),
+    "torch": Target(torch_file.write, nothing, torch_file.NAME, 0.05),
+    "safetensors": Target(python_file.write, nothing),
+    "diffusers": Target(diffusers_folder.write, diffusers_folder.check),
 }
 
 
@@ -72,7 +77,11 @@ def target_of(out: Path, to: str | None) -> str:
     by_suffix = {target.suffix: name for name, target in TARGETS.items() if target.suffix}
     own = by_suffix.get(out.suffix)
     if to is None and own is None:
-        raise UserError(f"no target for {out}: expected --to {', '.join(TARGETS)}")
+        endings = " or ".join(by_suffix)
+        raise UserError(
+            f"no target for {out}: expected a name that ends in {endings}, or a folder with --to"
+            f" {', '.join(TARGETS)}"
+        )
     if to is not None and to not in TARGETS:
         raise unknown("target", to, TARGETS)
     if own not in (None, to or own) or (own is None and out.suffix == ".safetensors"):
@@ -138,6 +147,7 @@ def export(
     bound = bound_of(contents) if tolerance is None else tolerance
     target = TARGETS[to]
     is_file = bool(target.suffix) and out.suffix == target.suffix
+    target.check(contents)
     with storage(f"cannot write {out}"):
         disk.make_folder(out.parent)
         folder = disk.temporary(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewstep.base import disk
 from fewstep.base.errors import UserError
+from fewstep.export.onnx_file import check_libraries
 from fewstep.page.model import Model
 
 BUILT = Path(__file__).parent / "built"
@@ -21,6 +22,7 @@ NOT_BUILT = (
     "the page is not here, since npm was not when fewstep was installed: install Node.js, then"
     " fewstep again"
 )
+LIBRARIES = "onnx and others: pip install 'fewstep[page]'"
 INDEX = "index.html"
 _STYLE = '<link rel="stylesheet" href="page.css">'
 _SCRIPT = '<script type="module" src="page.js"></script>'
@@ -44,9 +46,20 @@ def own_files() -> dict[str, bytes]:
     return {name: (BUILT / name).read_bytes() for name in MEDIA}
 
 
+def has_libraries() -> bool:
+    """Whether all is installed that writes a network for the browser."""
+    try:
+        check_libraries()
+    except UserError:
+        return False
+    return True
+
+
 def check_place(out: Path) -> None:
-    """Raises UserError where something stands there, or the page was not built."""
+    """Raises UserError where something stands there, the page was not built, or onnx is missing."""
     own_files()
+    if not has_libraries():
+        raise UserError(f"the page needs {LIBRARIES}")
     if out.exists() or out.is_symlink():
         raise UserError(f"--static {out} exists: expected a new name")
 

@@ -60,9 +60,11 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Datase
     """The data that a run learned: in `data`, or else where they were.
 
     Of a run on the user's own arrays, which are stored nowhere, `data` names all rows that it
-    learned, or others of that kind: see `held_out`. Raises UserError where they are others.
+    learned, or others of that kind: see `held_out`. So it does of a run that learned all rows of
+    its file. Raises UserError where they are others.
     """
-    if run.data == OWN_DATA and not isinstance(data, Dataset):
+    is_apart = run.data == OWN_DATA or (data is not None and not is_any_held_out(facts))
+    if is_apart and not isinstance(data, Dataset):
         return _own_data(run, facts, data)
     dataset = data
     if not isinstance(dataset, Dataset):
@@ -74,6 +76,11 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Datase
             " name the place where that is now, --data PATH"
         )
     return dataset
+
+
+def is_any_held_out(facts: Facts) -> bool:
+    """Whether a run left rows of its data for its scores; yes, where the facts do not say."""
+    return bool(facts.description.get("splits", {}).get("test", 1))
 
 
 def _own_data(run: Run, facts: Facts, path: str | None) -> Dataset:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from fewstep.base.errors import UserError
+from fewstep.base.errors import UserError, require
 from fewstep.serve.connection import connection
 from fewstep.serve.limits import Limits
 
@@ -21,6 +21,7 @@ HEAD = 2**14  # bytes of a request's head
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket with that address, which does not listen yet. Raises UserError."""
+    require(0 <= port < 2**16, "--port", port, "0 to 65535, where 0 takes a free one")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     result = socket.socket(family, socket.SOCK_STREAM)
     try:

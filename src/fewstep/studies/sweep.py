@@ -12,6 +12,7 @@ from typing import Any
 from fewstep.base import disk
 from fewstep.base.errors import StorageError, UserError, storage
 from fewstep.base.json_file import document
+from fewstep.base.table import first_of
 from fewstep.data import Dataset, full_name
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.config import Run, field_name
@@ -20,6 +21,7 @@ from fewstep.studies import scores
 from fewstep.studies.scores import Scoring
 
 NAME = "sweep.json"
+TABLE = "table.json"
 SEED = "seed"
 MOST_BYTES = 2**26  # of sweep.json
 # Where a run that goes on may find its data and teacher now, which decide the numbers of a table.
@@ -72,6 +74,32 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not isinstance(facts, dict) or not isinstance(facts.get("runs"), dict):
         raise StorageError(f"{file} is not what 'fewstep sweep' writes: choose another --out")
     return facts
+
+
+def check_report(folder: Path, entries: Sequence[Entry]) -> None:
+    """Raises UserError where the folder's report has runs that another one would drop.
+
+    Those that failed, and those whose folder is gone, are in nobody's way.
+    """
+    file = folder / TABLE
+    if not file.is_file():
+        return
+    with storage(f"cannot read {file}"):
+        facts = document(file.read_bytes(), file, MOST_BYTES)
+    try:
+        names = [name for row in facts["rows"] for name in row["runs"]]
+        names = [name for name in names if name not in facts["failed"]]
+    except (KeyError, TypeError):
+        raise StorageError(
+            f"{file} is not what 'fewstep sweep' writes: choose another --out"
+        ) from None
+    own = {entry.name for entry in entries}
+    others = [name for name in sorted(names) if name not in own and (folder / name).is_dir()]
+    if others:
+        raise UserError(
+            f"the report in {folder} would lose {first_of(others)}: name their values too, or"
+            " choose another --out"
+        )
 
 
 def register(folder: Path, entries: Sequence[Entry]) -> None:

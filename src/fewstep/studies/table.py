@@ -19,7 +19,7 @@ from fewstep.run.places import find
 from fewstep.statistics.intervals import interval, pm
 from fewstep.studies import history, scores
 from fewstep.studies.scores import badness, key_of
-from fewstep.studies.sweep import Entry
+from fewstep.studies.sweep import TABLE, Entry
 
 LOSS = "loss"  # the column of a sweep that scores nothing
 WIDTH = 100  # columns of a terminal that the text fits in
@@ -116,7 +116,7 @@ class Table:
         """table.json and table.csv."""
         with storage(f"cannot write to {folder}"):
             text = json.dumps(self.to_json(), indent=1) + "\n"
-            disk.replace(folder / "table.json", text.encode())
+            disk.replace(folder / TABLE, text.encode())
             disk.replace(folder / "table.csv", self.csv().encode())
 
 

@@ -39,7 +39,8 @@ class Runs:
     def __init__(self, names: Sequence[str]) -> None:
         for name in names:
             if not Path(name).is_dir():
-                raise UserError(f"{name}: expected the folder of a run, or of runs")
+                what = "is no folder" if Path(name).exists() else "does not exist"
+                raise UserError(f"{name} {what}: expected the folder of a run, or of runs")
         self.names = list(names)
         self.folders: list[Path] = []
         self.problems: list[str] = []

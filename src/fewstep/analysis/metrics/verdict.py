@@ -132,8 +132,8 @@ class Verdict:
         by = f"level {self.level:g}" + (f" for {count} metrics together" if count > 1 else "")
         if not self.different:
             return f"{start}not distinguishable from {self.against} ({by})"
-        worst = sorted(self.p_values.items(), key=lambda item: item[1])
-        names = ", ".join(name for name, p in worst if p <= self.level)
+        # In the table's order, which no machine's rounding changes.
+        names = ", ".join(name for name, p in self.p_values.items() if p <= self.level)
         return f"{start}different from {self.against} in {names} ({by})"
 
 

@@ -13,6 +13,8 @@ from .opcodes import run
 from .values import Name, Pairs, Record, Refusal, Span, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's format before 1.6
+FEW = 32  # bytes in which a file that is no pickle, but reads like one, shows it
+EXPECTED = "expected .pkl, .pt, .pth, .ckpt, .safetensors or a folder of diffusers"
 # Bytes of an element of a storage class.
 SIZES = {
     "FloatStorage": 4, "DoubleStorage": 8, "HalfStorage": 2, "BFloat16Storage": 2,
@@ -46,7 +48,10 @@ def load(span: Span, budget: Budget) -> tuple[Any, str]:
         value = run(machine)
     except Refusal as refusal:
         # Pickles of protocols 0 and 1 begin with no mark of their own: any text may look like one.
-        kind = "foreign" if refusal.kind == "damaged" and first[:1] != b"\x80" else refusal.kind
+        has_mark = first[:1] == b"\x80"
+        if not has_mark and machine.position - span.start < FEW and refusal.kind != "limit":
+            raise Refusal("foreign", EXPECTED) from refusal
+        kind = "foreign" if refusal.kind == "damaged" and not has_mark else refusal.kind
         raise Refusal(kind, refusal.text) from refusal
     if value == MAGIC and type(value) is int:
         return load_old(span, machine.position, budget), "torch before 1.6"
