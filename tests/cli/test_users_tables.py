@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,12 @@ def test_an_empty_cell_is_named_by_column_and_row(kind, capsys):
     write(f"t.{kind}", table)
     line = refusal(capsys, "train", "toy", "--data", f"t.{kind}", *SHORT)
     assert ("t.csv, column t, line 11: inf" if is_csv else "column t: row 9 is inf") in line
+
+
+def test_the_line_of_a_row_is_after_cells_of_several_lines(capsys):
+    Path("t.csv").write_text('a,t\n1,"x\ny\n\nz"\n\n2,"u\n""v"""\n,"w"\n')
+    line = refusal(capsys, "train", "toy", "--data", "t.csv", *SHORT)
+    assert "t.csv, column a, line 9: empty" in line
 
 
 def test_lines_of_a_csv_are_those_of_the_file(capsys):

@@ -345,11 +345,14 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     capsys.readouterr()
     np.save("one.npy", features[:5])
     np.save("wide.npy", np.zeros((5, 3), "float32"))
+    np.save("none.npy", features[:0])
+    np.savez("one.npz", label=label[:1], features=features[:1])
     np.save("row.npy", features[0])
     for name, text in (
         ("five.npz", "5 samples of shape (4,), one for each row of five.npz, in x.npy"),
         ("one.npy", "5 samples of shape (4,), one for each row of one.npy, in x.npy"),
         ("row.npy", "100 samples of shape (4,) in x.npy"),
+        ("one.npz", "100 samples of shape (4,) in x.npy"),
     ):
         assert main(["sample", "run", "--cond", name, "--out", "x.npy"]) == 0
         assert capsys.readouterr().out == f"{text}\n"
@@ -357,6 +360,7 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
         (["--cond", "five.npz", "--n", "6"], "features has 5 rows for 6 samples: expected as many"),
         (["--cond", "one.npy", "--n", "6"], "(--n 5), or one row for all"),
         (["--cond", "wide.npy"], "features has 3 numbers a row, expected 2"),
+        (["--cond", "none.npy"], "features has no rows, expected 100, or one for all"),
         (["--label", "1"], "expected a dict with features, label"),
         (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
         (["--cond", "five.npz", "--label", "1"], "expected one or the other"),

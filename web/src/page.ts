@@ -70,7 +70,8 @@ class Page {
     find("main").hidden = false;
     find("slow").hidden = true;
     await this.renew();
-    if (model.check) await this.compare(model.check);
+    const hasFailed = find("status").className === "error";
+    if (model.check && !hasFailed) await this.compare(model.check);
     note("all", performance.now() / 1e3);
   }
 
@@ -346,7 +347,9 @@ class Page {
         if (this.warm.has(column.maker.name) || !this.tabs.has(column.maker.name)) continue;
         // A network's first pass is slow: the next one says how long it takes.
         this.warm.add(column.maker.name);
-        this.show(column, (await this.make(column.maker, this.count, column.steps, seed, wish)).seconds);
+        const { seconds } = await this.make(column.maker, this.count, column.steps, seed, wish);
+        if (wanted !== this.wanted) return;
+        this.show(column, seconds);
       }
       const all = this.columns.flatMap((column) => column.samples ?? []);
       this.range = this.look.range(all);

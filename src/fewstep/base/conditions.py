@@ -296,6 +296,8 @@ def _check_row(name: str, value: Tensor | None, shape: tuple[int, ...], n: int) 
         raise UserError(f"{name} has {own[0]} numbers a row, expected {shape[0]}")
     if own != shape:
         raise UserError(f"{name} has rows of shape {own}, expected {shape}")
+    if not len(value):
+        raise UserError(f"{name} has no rows, expected {n}, or one for all")
     if len(value) not in (1, n):
         raise UserError(
             f"{name} has {len(value)} rows for {n} samples: expected as many (--n {len(value)}), or"
@@ -329,7 +331,7 @@ def _fit_labels(
     is_known = is_integral(labels) and bool(
         (torch.isin(labels, turn) | (allow_no_label & (labels == NO_LABEL))).all()
     )
-    if not is_known or labels.shape not in ((), (n,)):
+    if not is_known or labels.shape not in ((), (1,), (n,)):
         hint = ""
         if not allow_no_label and is_integral(labels) and bool((labels == NO_LABEL).any()):
             hint = "; -1, no label, needs a run with label_drop above 0"

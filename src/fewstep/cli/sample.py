@@ -39,7 +39,7 @@ class OwnArgs:
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's default (1 for consistency models)."""
     n: int | None = None
-    """Number of samples; left out, one for each row of --cond, else 100."""
+    """Number of samples; left out, one for each row of --cond where it has several, else 100."""
     seed: int = 0
     """The same seed gives the same samples."""
     label: str | None = None

@@ -134,6 +134,7 @@ def is_own(name: str | None) -> bool:
 
 def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: Any) -> int:
     """Trains and says where the result is."""
+    from fewstep.base.data_names import OWN_DATA
     from fewstep.run.checkpoint import RunFolder
     from fewstep.run.checkpoint.best import read_best
     from fewstep.run.datasets import is_any_held_out
@@ -158,7 +159,8 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     path = shlex.quote(str(out))
     score = f"   fewstep eval {path}{again}"
     if not is_any_held_out(generator.facts):
-        score += " --data FILE"  # with rows that it did not learn
+        # Rows of a file that were learned cannot be told from new ones.
+        score = f"{score} --data FILE" if run.data == OWN_DATA else ""
     print(f"next: fewstep sample {path}{again}{cond}{score}")
     return 0
 

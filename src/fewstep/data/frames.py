@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,17 +115,24 @@ def with_index(frame: Frame) -> Frame:
     return replace(frame, index=(first,)) if is_index else frame
 
 
-def line_of(file: str, row: int) -> int:
-    """The line of a .csv that has the row; empty ones are no rows."""
+def line_of(file: str, row: int) -> int | None:
+    """The line where a row of a .csv begins; a cell in quotes may have several, empty ones too."""
+    quotes = 0
     with open(file, "rb") as content:
-        lines = (number for number, line in enumerate(content, 1) if line.strip(b"\r\n"))
-        return next(islice(lines, row + 1, None), row + 2)
+        for number, line in enumerate(content, 1):
+            if quotes % 2 == 0 and line.strip(b"\r\n"):
+                row -= 1
+                if row < -1:  # the header is one too
+                    return number
+            quotes += line.count(b'"')
+    return None
 
 
 def bad_cell(name: str, row: int, what: str, file: str = "") -> UserError:
     """The error for a cell that is null, empty or no number; of a .csv by the line it is in."""
-    if file.lower().endswith(".csv"):
-        line = line_of(file, row)
+    is_csv = file.lower().endswith(".csv") and Path(file).is_file()
+    line = line_of(file, row) if is_csv else None
+    if line is not None:
         what = "empty" if what == "null" else what
         return UserError(f"{file}, column {name}, line {line}: {what}: remove or repair it")
     start = f"{file}: " if file else ""

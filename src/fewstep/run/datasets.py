@@ -60,11 +60,9 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Datase
     """The data that a run learned: in `data`, or else where they were.
 
     Of a run on the user's own arrays, which are stored nowhere, `data` names all rows that it
-    learned, or others of that kind: see `held_out`. So it does of a run that learned all rows of
-    its file. Raises UserError where they are others.
+    learned, or others of that kind: see `held_out`. Raises UserError where they are others.
     """
-    is_apart = run.data == OWN_DATA or (data is not None and not is_any_held_out(facts))
-    if is_apart and not isinstance(data, Dataset):
+    if run.data == OWN_DATA and not isinstance(data, Dataset):
         return _own_data(run, facts, data)
     dataset = data
     if not isinstance(dataset, Dataset):

@@ -88,7 +88,7 @@ def check_report(folder: Path, entries: Sequence[Entry]) -> None:
         facts = document(file.read_bytes(), file, MOST_BYTES)
     try:
         names = [name for row in facts["rows"] for name in row["runs"]]
-        names = [name for name in names if name not in facts["failed"]]
+        names = [str(name) for name in names if name not in facts["failed"]]
     except (KeyError, TypeError):
         raise StorageError(
             f"{file} is not what 'fewstep sweep' writes: choose another --out"
