@@ -23,11 +23,15 @@ def import_function(kind: str, name: str) -> Callable[..., Any]:
             f"{kind} {name!r}: expected package.module:function of your own; a run names its {kind}"
             " itself, so leave this out for one of ours"
         )
+    if not module.strip("./") or not attribute:
+        raise UserError(f"{kind} {name!r}: expected package.module:function")
+    if module.startswith(".") or "/" in module or module.endswith(".py"):
+        raise UserError(f"{kind} {name!r}: {_as_module(module, attribute)}")
     sys.path.insert(0, "")  # as `python -m` does, so that a file in this folder is found
     try:
         function: Callable[..., Any] = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UserError(f"{kind} {name!r}: {_absence(module, attribute, error)}") from error
+        raise UserError(f"{kind} {name!r}: {_absence(module, error)}") from error
     except Exception as error:  # whatever the user's own file does when it is imported
         raise UserError(f"{kind} {name!r}: {type(error).__name__}: {error}") from error
     if not callable(function):
@@ -35,21 +39,28 @@ def import_function(kind: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def _absence(module: str, attribute: str, error: ModuleNotFoundError) -> str:
-    """Why there is no module: typed as a file, not in this folder, or one that it imports."""
-    path = Path(module)
-    is_file = path.suffix == ".py"
-    if is_file:
-        parts = path.with_suffix("").parts
-        own = ".".join(parts) if set(parts).isdisjoint({"..", "/"}) else path.stem
-        place = f"{own.replace('.', '/')}.py"
-        text = f"did you mean {own}:{attribute}? A module has no .py"
-    elif error.name and f"{module}.".startswith(f"{error.name}."):
-        place = f"{module.replace('.', '/')}.py"
-        text = str(error)
-    else:
-        return f"{type(error).__name__}: {error}"
-    return text if Path(place).is_file() else f"{text}; {place} is looked for in this folder"
+def _as_module(path: str, attribute: str) -> str:
+    """What was meant by the path of a file, or a module that begins with a dot."""
+    steps = Path(path.removesuffix(".py")).parts
+    own = ".".join(steps) if set(steps).isdisjoint({"..", "/"}) else steps[-1]
+    own = own.strip(".")
+    rule = "A module has no .py" if path.endswith(".py") else "A module is no path"
+    text = f"did you mean {own}:{attribute}? {rule}"
+    return f"{text}{_looked_for(own)}"
+
+
+def _absence(module: str, error: ModuleNotFoundError) -> str:
+    """Why there is no module: it is not in this folder, a package has none, or one it imports."""
+    if error.name == module.partition(".")[0]:
+        return f"{error}{_looked_for(module)}"
+    is_of_package = error.name and f"{module}.".startswith(f"{error.name}.")
+    return str(error) if is_of_package else f"{type(error).__name__}: {error}"
+
+
+def _looked_for(module: str) -> str:
+    """Where a module's file would be, after a semicolon; "" where it is."""
+    place = f"{module.replace('.', '/')}.py"
+    return "" if Path(place).is_file() else f"; {place} is looked for in this folder"
 
 
 def parts_by_run(

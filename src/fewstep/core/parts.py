@@ -6,6 +6,7 @@ step, so that an error names the part that was called and not what surrounds it.
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,20 +22,20 @@ from fewstep.core.times import Times
 if TYPE_CHECKING:
     from fewstep.core.method import Method
 
-SLACK = 1e-9  # by which times may be out of order
+SLACK = 1e-9  # by which times may be out of order, beside what their dtype rounds off
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = (str(PACKAGE), str(Path(torch.__file__).parent))
+LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (PACKAGE, Path(torch.__file__).parent))
 
 
 @dataclass(frozen=True)
-class Kind:
+class Usage:
     """How parts of one name are called, and what is expected in place of a value; "" if nothing."""
 
-    usage: str
+    words: str
     need: Callable[[Any, tuple[Any, ...]], str]
 
 
-def anything(value: Any, args: tuple[Any, ...]) -> str:
+def no_need(value: Any, args: tuple[Any, ...]) -> str:
     """Nothing is asked of it."""
     return ""
 
@@ -95,23 +96,25 @@ def function(value: Any, args: tuple[Any, ...]) -> str:
     return "" if callable(value) else "a denoiser"
 
 
-KINDS = {
-    "times": Kind("times(u, progress, ordinal) -> Times", times_of_rows),
-    "coupling": Kind("coupling(models, process, x0, z, times, cond) -> x_t, x_r", pair),
-    "target": Kind("target(models) -> a denoiser", function),
-    "space": Kind("space(process, x_t, x0_hat, times) -> a tensor like x0_hat", same_rows),
-    "distance": Kind("distance(x, y) -> [B]", by_row),
-    "weight": Kind("weight(process, times) -> [B]", by_time_or_one),
-    "balance": Kind("balance(loss, times, models) -> [B]", by_time),
-    "terms": Kind("term(models, process, x0, z, times, cond, run) -> [B]", by_time),
-    "tell": Kind("tell(times, cond) -> cond", anything),
+USAGES = {
+    "times": Usage("times(u, progress, ordinal) -> Times", times_of_rows),
+    "coupling": Usage("coupling(models, process, x0, z, times, cond) -> x_t, x_r", pair),
+    "target": Usage("target(models) -> a denoiser", function),
+    "space": Usage("space(process, x_t, x0_hat, times) -> a tensor like x0_hat", same_rows),
+    "distance": Usage("distance(x, y) -> [B]", by_row),
+    "weight": Usage("weight(process, times) -> [B]", by_time_or_one),
+    "balance": Usage("balance(loss, times, models) -> [B]", by_time),
+    "terms": Usage("term(models, process, x0, z, times, cond, run) -> [B]", by_time),
+    "tell": Usage("tell(times, cond) -> cond", no_need),
 }
 # What targets may have beside their call, and what they give.
 OF_TARGETS = {
-    "goal": Kind("goal(process, models, x_t, x_r, times, cond, run) -> a tensor like x_t", like(2)),
-    "guess": Kind("guess(process, models, x_t, times, cond, run) -> a tensor like x_t", like(2)),
+    "goal": Usage(
+        "goal(process, models, x_t, x_r, times, cond, run) -> a tensor like x_t", like(2)
+    ),
+    "guess": Usage("guess(process, models, x_t, times, cond, run) -> a tensor like x_t", like(2)),
 }
-DENOISER = Kind("(x_t, t, cond) -> a tensor like x_t", like(0))
+DENOISER = Usage("(x_t, t, cond) -> a tensor like x_t", like(0))
 
 
 class PartError(UserError):
@@ -120,14 +123,14 @@ class PartError(UserError):
 
 def check(parts: Mapping[str, Any]) -> None:
     """Raises UserError for a part of a method that cannot be called."""
-    for name, kind in KINDS.items():
+    for name, usage in USAGES.items():
         value = parts[name]
         if name == "terms":
-            require(isinstance(value, tuple | list), name, value, f"a tuple of {kind.usage}")
+            require(isinstance(value, tuple | list), name, value, f"a tuple of {usage.words}")
             for number, term in enumerate(value):
-                require(callable(term), f"terms[{number}]", term, kind.usage)
+                require(callable(term), f"terms[{number}]", term, usage.words)
         elif value is not None or name != "target":
-            require(callable(value), name, value, kind.usage)
+            require(callable(value), name, value, usage.words)
 
 
 def place_of(error: BaseException) -> str:
@@ -137,24 +140,27 @@ def place_of(error: BaseException) -> str:
     return f" ({Path(users[-1].filename).name}, line {users[-1].lineno})" if users else ""
 
 
+def failure(what: str, error: BaseException, advice: str = "") -> PartError:
+    """The error where a part, or a loss, raised one of its own."""
+    reason = str(error).strip().partition("\n")[0]
+    return PartError(f"{what} fails: {type(error).__name__}: {reason}{place_of(error)}{advice}")
+
+
 class _Part:
     """A part in whose place it is called, with the same abilities. Raises PartError."""
 
-    def __init__(self, part: Any, name: str, owner: str, kind: Kind) -> None:
-        self._part, self._name, self._owner, self._kind = part, name, owner, kind
+    def __init__(self, part: Any, name: str, owner: str, usage: Usage) -> None:
+        self._part, self._name, self._owner, self._usage = part, name, owner, usage
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        what, usage = f"the {self._name} of {self._owner}", self._kind.usage
+        what, usage = f"the {self._name} of {self._owner}", self._usage.words
         try:
             value = self._part(*args, **options)
         except (FewstepError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # of any kind: it is the user's
-            reason = str(error).strip().partition("\n")[0]
-            raise PartError(
-                f"{what} fails: {type(error).__name__}: {reason}{place_of(error)}; expected {usage}"
-            ) from error
-        need = self._kind.need(value, args)
+            raise failure(what, error, f"; expected {usage}") from error
+        need = self._usage.need(value, args)
         if need:
             raise PartError(f"{what} gave {describe(value)}, expected {need}: {usage}")
         if self._name == "target" and not isinstance(value, nn.Module):
@@ -162,6 +168,8 @@ class _Part:
         return value
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_part" or name.startswith("__"):  # of a copy that is not filled yet
+            raise AttributeError(name)
         value = getattr(self._part, name)
         if self._name == "target" and name in OF_TARGETS and value is not None:
             return _Part(value, f"target's {name}", self._owner, OF_TARGETS[name])
@@ -177,7 +185,7 @@ def describe(value: Any) -> str:
     return short_repr(value)
 
 
-def watch(method: Method, owner: str, names: Iterable[str] = KINDS) -> Method:
+def watch(method: Method, owner: str, names: Iterable[str] = USAGES) -> Method:
     """The method with the same loss, whose parts of these names say which of them fails.
 
     One with a loss of its own may ask of its parts what it likes: only its times are watched.
@@ -185,7 +193,7 @@ def watch(method: Method, owner: str, names: Iterable[str] = KINDS) -> Method:
     """
 
     def of(name: str, part: Any) -> Any:
-        return _Part(part, "term" if name == "terms" else name, owner, KINDS[name])
+        return _Part(part, "term" if name == "terms" else name, owner, USAGES[name])
 
     values = {name: getattr(method, name) for name in names}
     if method.has_own_loss:
@@ -207,19 +215,26 @@ def check_times(times: Times, rows: int, owner: str) -> None:
         if not isinstance(part, Tensor) or part.shape != (rows,):
             raise PartError(
                 f"{what}: {name} is {describe(part)}, expected one time for each of {rows} rows:"
-                f" {KINDS['times'].usage}"
+                f" {USAGES['times'].words}"
             )
     pairs = [("a", "r"), ("r", "t"), *([("to", "t")] if times.to is not None else [])]
     for low, high in pairs:
-        excess = numbers[low] - numbers[high]
-        if not bool((excess <= SLACK).all()):
-            row = int((excess <= SLACK).int().argmin())
+        fits = numbers[low] - numbers[high] <= _slack(numbers[low], numbers[high])
+        if not bool(fits.all()):
+            row = int(fits.int().argmin())
             need = "a <= r <= t" if low != "to" else "to <= t"
             raise PartError(
                 f"{what} at progress {times.progress:.2g}: {low} ="
                 f" {numbers[low][row].item():.4g} and {high} ="
                 f" {numbers[high][row].item():.4g} in row {row}, expected {need}"
             )
+
+
+def _slack(low: Tensor, high: Tensor) -> Tensor:
+    """By how much low may be above high: by some roundings of the coarser dtype."""
+    rounding = max(torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0 for x in (low, high))
+    # The lesser of both: infinite only where both are, and then their difference is NaN.
+    return 4 * rounding * torch.minimum(low.abs(), high.abs()).double() + SLACK
 
 
 def check_loss(loss: Any, rows: int, owner: str) -> None:

@@ -6,12 +6,12 @@ import traceback
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewstep.base.conditions import pick
 from fewstep.base.errors import FewstepError, UserError
 from fewstep.core import abilities, parts
-from fewstep.core.denoiser import Models, quiet
+from fewstep.core.denoiser import Models, Preconditioned, quiet
 from fewstep.core.method import Method
 from fewstep.core.targets import Probe
 from fewstep.run.config import OWN, Run
@@ -124,12 +124,15 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
             buffers = [buffer.clone() for buffer in state.student.buffers()]
             loss.mean().backward()
     except parts.PartError as error:
-        if error.__cause__ and _is_networks(error.__cause__, run, state.student.network):
+        if error.__cause__ and _is_networks(error.__cause__, run, state, batch):
             raise _misfit(run, batch, error.__cause__, advice) from error
         raise
-    except FewstepError:
+    except (FewstepError, torch.OutOfMemoryError):
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of any kind: it is the user's
+        has_own_loss = method.has_own_loss and is_own(run.method)
+        if has_own_loss and not _is_networks(error, run, state, batch):
+            raise parts.failure(f"the loss of {name}", error) from error
         raise _misfit(run, batch, error, advice) from error
     if not all(map(_same, buffers, state.student.buffers())):
         raise UserError(
@@ -143,19 +146,35 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
 
 def _misfit(run: Run, batch: Batch, error: BaseException, advice: str) -> UserError:
     """The error where the network does not fit the data."""
-    reason = str(error).partition("\n")[0]
+    reason = str(error).strip().partition("\n")[0]
+    if not isinstance(error, TypeError | ValueError | RuntimeError):
+        reason = f"{type(error).__name__}: {reason}{parts.place_of(error)}"  # "KeyError: 'scale'"
     return UserError(
         f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
         f" {reason}; {advice}"
     )
 
 
-def _is_networks(error: BaseException, run: Run, network: nn.Module) -> bool:
-    """Whether a part failed since the network did, and not by what the part asked of ours."""
+def _is_networks(error: BaseException, run: Run, state: State, batch: Batch) -> bool:
+    """Whether a part failed since the network did, and not by what the part asked of it.
+
+    Of a method of the user's that is nothing of a network of ours, nor an x of another shape than
+    the data's of one of the user's.
+    """
     if is_own(run.method) and not is_own(run.network):
         return False
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_locals.get("self") is network for frame, _ in frames)
+    copies = (state.student, *state.averages.values(), state.frozen)
+    networks = [getattr(model, "network", model) for model in copies if model is not None]
+    ids = {id(module) for network in networks for module in network.modules()}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not any(id(frame.f_locals.get("self")) in ids for frame in frames):
+        return False
+    asked = [
+        frame.f_locals["x_t"].shape[1:]
+        for frame in frames
+        if frame.f_code is Preconditioned.output.__code__
+    ]
+    return not is_own(run.method) or all(shape == batch.x0.shape[1:] for shape in asked)
 
 
 def is_own(name: str) -> bool:
