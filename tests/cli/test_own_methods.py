@@ -55,6 +55,13 @@ def folder(tmp_path, monkeypatch):
         ([*TRAIN, "own.py:method"], "did you mean own:method? A module has no .py\n"),
         ([*VERIFY, "own.py:method"], "did you mean own:method? A module has no .py\n"),
         ([*TRAIN, "sub/no.py:f"], "mean sub.no:f? A module has no .py; sub/no.py is looked for in"),
+        ([*TRAIN, "./own.py:method"], "did you mean own:method? A module has no .py\n"),
+        ([*TRAIN, "./own:method"], "did you mean own:method? A module is no path\n"),
+        ([*TRAIN, ".own:method"], "did you mean own:method? A module is no path\n"),
+        ([*TRAIN, "../own.py:method"], "did you mean own:method? A module has no .py\n"),
+        ([*TRAIN, ":f"], "method ':f': expected package.module:function\n"),
+        ([*TRAIN, "own:"], "method 'own:': expected package.module:function\n"),
+        ([*TRAIN, "torch.nothere.x:f"], "x:f': No module named 'torch.nothere'\n"),
         (
             [*TRAIN, "nowhere:f"],
             "No module named 'nowhere'; nowhere.py is looked for in this folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 
@@ -148,6 +149,31 @@ class Plain(Narrow):
         return self.layer.weight[0, 0] * x
 
 
+class Picky(Plain):
+    """One that raises for every input."""
+
+    def forward(self, x, noise_label, cond=None):
+        raise RuntimeError("no such size")
+
+
+class Keyed(Plain):
+    """One that looks for what is not there."""
+
+    def forward(self, x, noise_label, cond=None):
+        return {}["scale"]
+
+
+class Pair(Plain):
+    """One that fits the data alone."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x, noise_label, cond=None):
+        return self.layer(x)
+
+
 def ask_for_one_number(process, models, x_t, x_r, times, cond, run):
     return run(models.student, x_t[:, :1], times.t, cond)
 
@@ -162,12 +188,30 @@ class Shy:
         return models.student
 
 
+class Forgetful(OwnLoss):
+    """A loss of its own that fails outside the network."""
+
+    def loss(self, *args, **options):
+        return super().loss(*args, **options) * {}["scale"]
+
+
+SHY = "the target's goal of your method fails: RuntimeError: "
+KEYED = "fails on data of shape (2,): KeyError: 'scale' (test_own_parts.py, line "
+
+
 @pytest.mark.parametrize(
     ("values", "network", "message"),
     [
         ({"distance": broken}, Plain, "the distance of your method fails: KeyError: "),
         ({}, Narrow, "the network '.*Narrow' fails on data of shape (2,): "),
-        ({"target": Shy()}, None, "the target's goal of your method fails: RuntimeError: "),
+        ({"target": Shy()}, None, SHY),
+        ({"target": Shy()}, Pair, SHY),
+        (
+            {"target": fs.targets.Ema()},
+            Picky,
+            "the network '.*Picky' fails on data of shape (2,): ",
+        ),
+        ({}, Keyed, KEYED),
     ],
 )
 def test_who_is_to_blame_where_a_network_fails_inside_a_part(values, network, message):
@@ -175,6 +219,65 @@ def test_who_is_to_blame_where_a_network_fails_inside_a_part(values, network, me
     method = replace(BASE, **values)
     with pytest.raises(UserError, match=pattern(message)):
         fs.train(tiny_run(**options), None, network, method=method, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("method", ["gc", "ect", "cd", "tcm", "scm"])
+@pytest.mark.parametrize(("network", "message"), [(Picky, ": no such size; "), (Keyed, KEYED)])
+def test_a_method_of_ours_is_not_to_blame_for_a_network(method, network, message):
+    options = {"teacher": "exact:ring8"} if method == "cd" else {}
+    run = tiny_run(method=method, network_options={}, **options)
+    with pytest.raises(UserError, match=f"^the network '.*{network.__name__}' fails") as caught:
+        fs.train(run, None, network, progress=False, device="cpu")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("network", [None, Pair])
+def test_a_loss_of_its_own_is_to_blame_for_what_it_does_outside_the_network(network):
+    options = {} if network is None else {"network_options": {}}
+    method = Forgetful(times=BASE.times, target=BASE.target)
+    message = "the loss of your method fails: KeyError: 'scale' (test_own_parts.py, line "
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        fs.train(tiny_run(**options), None, network, method=method, progress=False, device="cpu")
+
+
+def times_of(t, r):
+    return fs.Times(t=t, r=r, a=torch.zeros_like(t), w=torch.ones_like(t))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_may_be_out_of_order_by_what_their_dtype_rounds_off(dtype):
+    t = torch.tensor([0.07609, 1.7, 80.0], dtype=torch.float64)
+    above = t * (1 + 2 * torch.finfo(dtype).eps)
+    parts.check_times(times_of(t.to(dtype), above.to(dtype)), 3, "x")
+    parts.check_times(times_of(t, t.to(dtype)), 3, "x")  # each in a dtype of its own
+    for r in (2 * t, t * (1 + 1e-5), torch.full_like(t, torch.inf), t * torch.nan):
+        with pytest.raises(UserError, match="expected a <= r <= t"):
+            parts.check_times(times_of(t.to(dtype), r.to(dtype)), 3, "x")
+
+
+def test_times_in_float32_train():
+    def in_float32(t, progress):
+        return torch.where(t > 0, t.float() * (1 + 1e-7), t.float())
+
+    method = replace(BASE, times=Moved(in_float32))
+    fs.train(tiny_run(), method=method, progress=False, device="cpu")
+
+
+def test_a_watched_part_can_be_copied():
+    part = parts.watch(BASE, "x").target
+    for one in (copy.copy(part), copy.deepcopy(part)):
+        assert one.needs == BASE.target.needs
+
+
+def test_a_folder_beside_the_package_is_the_users(tmp_path):
+    def line(folder):
+        code = compile("raise KeyError", str(folder / "own.py"), "exec")
+        with pytest.raises(KeyError) as caught:
+            exec(code, {})
+        return parts.place_of(caught.value)
+
+    assert line(parts.PACKAGE.with_name("fewstep_mine")) == " (own.py, line 1)"
+    assert "own.py" not in line(parts.PACKAGE)
 
 
 @pytest.mark.parametrize("title", METHODS)
