@@ -221,7 +221,7 @@ def test_who_is_to_blame_where_a_network_fails_inside_a_part(values, network, me
         fs.train(tiny_run(**options), None, network, method=method, progress=False, device="cpu")
 
 
-@pytest.mark.parametrize("method", ["gc", "ect", "cd", "tcm", "scm"])
+@pytest.mark.parametrize("method", ["gc", "ect", "cd", "tcm", "scd"])
 @pytest.mark.parametrize(("network", "message"), [(Picky, ": no such size; "), (Keyed, KEYED)])
 def test_a_method_of_ours_is_not_to_blame_for_a_network(method, network, message):
     options = {"teacher": "exact:ring8"} if method == "cd" else {}

@@ -169,12 +169,12 @@ def _is_networks(error: BaseException, run: Run, state: State, batch: Batch) -> 
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not any(id(frame.f_locals.get("self")) in ids for frame in frames):
         return False
-    asked = [
+    shapes = [
         frame.f_locals["x_t"].shape[1:]
         for frame in frames
         if frame.f_code is Preconditioned.output.__code__
     ]
-    return not is_own(run.method) or all(shape == batch.x0.shape[1:] for shape in asked)
+    return not is_own(run.method) or all(shape == batch.x0.shape[1:] for shape in shapes)
 
 
 def is_own(name: str) -> bool:
