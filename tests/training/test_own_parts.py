@@ -221,11 +221,11 @@ def test_who_is_to_blame_where_a_network_fails_inside_a_part(values, network, me
         fs.train(tiny_run(**options), None, network, method=method, progress=False, device="cpu")
 
 
-@pytest.mark.parametrize("method", ["gc", "ect", "cd", "tcm", "scd"])
+@pytest.mark.parametrize("method", ["gc", "ect", "cd", "tcm", "sct"])
 @pytest.mark.parametrize(("network", "message"), [(Picky, ": no such size; "), (Keyed, KEYED)])
 def test_a_method_of_ours_is_not_to_blame_for_a_network(method, network, message):
     options = {"teacher": "exact:ring8"} if method == "cd" else {}
-    run = tiny_run(method=method, network_options={}, **options)
+    run = tiny_run(method=method, method_options={}, network_options={}, **options)
     with pytest.raises(UserError, match=f"^the network '.*{network.__name__}' fails") as caught:
         fs.train(run, None, network, progress=False, device="cpu")
     assert message in str(caught.value)
