@@ -168,6 +168,9 @@ def test_data_of_every_kind_are_drawn(kind, tmp_path, open_tab):
         tab.page.select_option("#up", label="work")
         tab.settle()
         assert tab.picture("#one") != before
+    if kind in ("plane", "fields"):  # a field's scale ends where its colours do
+        is_cut = "Numbers beyond the axes: " in tab.page.inner_text("#side-hint")
+        assert is_cut == (kind == "plane")
     if kind in RATIOS:
         ratio = tab.page.eval_on_selector("#one", "(one) => one.height / one.width")
         assert ratio == pytest.approx(RATIOS[kind], abs=0.02)

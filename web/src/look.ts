@@ -112,6 +112,15 @@ export class Look {
     const half = Math.max(...ranges.map(([low, high]) => (high - low) / 2));
     return ranges.map(([low, high]) => [(low + high) / 2 - half, (low + high) / 2 + half]);
   }
+
+  /** How many numbers lie outside of their range. */
+  outside(all: Samples[], range: Range): number {
+    const isOutside = (x: number, i: number) => {
+      const [low, high] = range[this.variableAt(i)];
+      return x < low || x > high;
+    };
+    return all.reduce((sum, { values }) => sum + values.filter(isOutside).length, 0);
+  }
 }
 
 function asType(part: Float64Array, column: Column): number {

@@ -195,6 +195,7 @@ class Page {
     const isTab = this.tabs.has("student");
     const { view, conditions, shape } = this.model;
     const { variables, hasTiles } = this.look;
+    const hasPictures = view.kind === "tiles" || view.kind === "fields";
     const result: string[] = [];
     if (isTab && hasTiles) result.push("Click a picture, and it is followed below.");
     else if (isTab && isClickable(this.frame)) result.push("Click a point: its noise is followed.");
@@ -202,6 +203,9 @@ class Page {
       result.push(`Drawn are the first ${PANELS} of ${variables} channels.`);
     }
     if (view.kind === "fields" && shape.length > 3) result.push("Drawn is the middle of each.");
+    const samples = this.columns.flatMap((column) => column.samples ?? []);
+    const outside = hasPictures || !this.range ? 0 : this.look.outside(samples, this.range);
+    if (outside) result.push(`Numbers beyond the axes: ${outside}.`);
     const mask = conditions.find((one) => one.name === "mask");
     if (mask && !elementsOf(mask)) result.push("The data may have gaps; these samples have none.");
     return result;

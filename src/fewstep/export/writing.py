@@ -33,9 +33,10 @@ class Target:
     """A kind of export: what writes it, and its file where that may stand alone."""
 
     write: Writer
-    check: Callable[[Contents], object]  # raises UserError, before anything is traced
     file: str = ""
     seconds: float = 0.05  # for a module of the network, each time that it is evaluated
+    # Raises UserError for a generator that it cannot take, before anything is traced.
+    check: Callable[[Contents], object] | None = None
 
     @property
     def suffix(self) -> str:
@@ -43,15 +44,11 @@ class Target:
         return Path(self.file).suffix
 
 
-def nothing(contents: Contents) -> None:
-    """The check of a target that takes every generator."""
-
-
 TARGETS = {
-    "onnx": Target(onnx_file.write, onnx_file.check, onnx_file.NAME, 0.15),
-    "torch": Target(torch_file.write, nothing, torch_file.NAME, 0.05),
-    "safetensors": Target(python_file.write, nothing),
-    "diffusers": Target(diffusers_folder.write, diffusers_folder.check),
+    "onnx": Target(onnx_file.write, onnx_file.NAME, 0.15, onnx_file.check),
+    "torch": Target(torch_file.write, torch_file.NAME, 0.05),
+    "safetensors": Target(python_file.write),
+    "diffusers": Target(diffusers_folder.write, check=diffusers_folder.check),
 }
 
 
@@ -147,7 +144,8 @@ def export(
     bound = bound_of(contents) if tolerance is None else tolerance
     target = TARGETS[to]
     is_file = bool(target.suffix) and out.suffix == target.suffix
-    target.check(contents)
+    if target.check is not None:
+        target.check(contents)
     with storage(f"cannot write {out}"):
         disk.make_folder(out.parent)
         folder = disk.temporary(out)
